@@ -15,7 +15,8 @@ from pyspark.sql import functions as F
 from moodle_lakehouse import tables
 from moodle_lakehouse.errors import ConfigError, LakehouseError
 
-# table -> (column that says when the row became known, columns blanked when they lie at or after T)
+# table -> (column that says when the row became known, columns blanked when they lie at or after T).
+# Of a fact without a moment nobody knows whether it lies before T: it goes. A dimension's row stays.
 _RULES: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "dim_user": ("created_at", ()),
     "user_attribute": (None, ()),
@@ -36,7 +37,7 @@ def cut(df: DataFrame, table: str, as_of: dt.datetime | None) -> DataFrame:
     """The table as it stood at as_of: same grain and columns, later rows and values removed.
 
     table is a curated table's name, with or without catalog and namespace. as_of None means no cut.
-    Rows whose moment is unknown (null) are kept: they carry no later knowledge but their existence.
+    A fact whose moment is unknown (null) is removed, a dimension's row is kept.
     """
     name = table.rsplit(".", 1)[-1]
     if name not in _RULES:
@@ -46,7 +47,8 @@ def cut(df: DataFrame, table: str, as_of: dt.datetime | None) -> DataFrame:
     known_at, later = _RULES[name]
     moment = literal(as_of)
     if known_at is not None:
-        df = df.where(F.col(known_at).isNull() | (F.col(known_at) < moment))
+        known = F.col(known_at) < moment
+        df = df.where(F.col(known_at).isNull() | known if name.startswith("dim_") else known)
     if not later:
         return df
     return df.select(

@@ -54,6 +54,7 @@ def job(spark: SparkSession, name: str) -> Iterator[Job]:
     """Run a job and append its row (grain: one job of one run) to ops.job_run, also when it fails."""
     started = dt.datetime.now(dt.UTC)
     clock = time.monotonic()
+    run_id()
     current = Job(name)
     status = "failed"
     try:

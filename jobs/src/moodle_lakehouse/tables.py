@@ -41,10 +41,8 @@ def raw(name: str) -> str:
 
 def ensure_namespaces(spark: SparkSession) -> None:
     """Make the namespaces that the jobs write to."""
-    existing = {row[0] for row in spark.sql(f"SHOW NAMESPACES IN {CATALOG}").collect()}
     for name in NAMESPACES:
-        if name not in existing:
-            spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {CATALOG}.{name}")
+        spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {CATALOG}.{name}")
 
 
 def exists(spark: SparkSession, table: str) -> bool:

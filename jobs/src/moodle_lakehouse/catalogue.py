@@ -1,0 +1,331 @@
+"""The catalogue of Moodle's tables (moodle_tables.yml), and what it makes of a site's actual columns.
+
+The catalogue says what is known; the site's information_schema says what there is. plan() joins the two:
+tables and columns that a site lacks are left out and told, numbers that the catalogue does not know are
+carried, text that it does not know is dropped and told, since nobody has looked at what people write there.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from moodle_lakehouse.errors import LakehouseError, bullet_list
+
+STRATEGIES = ("append", "merge", "snapshot", "history")
+_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+_KEYS = {"key", "cursor", "strategy", "since", "partition", "text", "drop"}
+
+
+@dataclass(frozen=True)
+class JsonReduction:
+    """A JSON column of the log: kept for some events, and of each only some keys (a.b is b inside a)."""
+
+    events: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class ProfileFieldReduction:
+    """A profile field's value, kept for the configured fields; column holds the field's id."""
+
+    column: str
+
+
+@dataclass(frozen=True)
+class MoodleTable:
+    """What is known about one table."""
+
+    name: str
+    key: tuple[str, ...]
+    strategy: str
+    cursor: str | None = None
+    since: str | None = None
+    partition: str | None = None
+    keep: frozenset[str] = frozenset()
+    drop: frozenset[str] = frozenset()
+    reduce: dict[str, JsonReduction | ProfileFieldReduction] = field(default_factory=dict)
+    known: bool = True  # False: unlisted text columns are the rule, not news
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All of moodle_tables.yml."""
+
+    tables: dict[str, MoodleTable]
+    module_instance: MoodleTable
+    extra: MoodleTable
+
+
+@dataclass(frozen=True)
+class SourceColumn:
+    """A column as information_schema describes it."""
+
+    name: str
+    data_type: str
+    column_type: str
+    precision: int | None = None
+    scale: int | None = None
+
+    @property
+    def unsigned(self) -> bool:
+        return "unsigned" in self.column_type
+
+
+@dataclass(frozen=True)
+class ReadColumn:
+    """A column as it is read: the SQL that selects it and its type in the lake."""
+
+    name: str
+    sql: str
+    spark_type: str
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """How one table is read: `source` is its full name there, `columns` what leaves it."""
+
+    table: MoodleTable
+    source: str
+    columns: tuple[ReadColumn, ...]
+    dropped: tuple[str, ...]
+    reduced: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def id_column(self) -> str | None:
+        """The single whole number that identifies a row, by which the table can be read in ranges."""
+        if len(self.table.key) != 1:
+            return None
+        name = self.table.key[0]
+        whole = ("INT", "BIGINT")
+        return name if any(c.name == name and c.spark_type in whole for c in self.columns) else None
+
+    def select(self, condition: str | None = None) -> str:
+        """The SQL that reads the table with the privacy policy in it."""
+        expressions = ", ".join(c.sql if c.sql == quoted(c.name) else f"{c.sql} AS {quoted(c.name)}" for c in self.columns)
+        where = f" WHERE {condition}" if condition else ""
+        return f"SELECT {expressions} FROM {quoted(self.source)}{where}"
+
+    def schema(self) -> str:
+        """The columns' types in Spark's words."""
+        return ", ".join(f"{quoted(c.name)} {c.spark_type}" for c in self.columns)
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """How the whole site is read, and what differs from the catalogue."""
+
+    tables: tuple[TablePlan, ...]
+    missing: tuple[str, ...]
+    unlisted: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def load() -> Catalogue:
+    """The catalogue that comes with this package."""
+    text = importlib.resources.files(__package__).joinpath("moodle_tables.yml").read_text(encoding="utf-8")
+    return parse(yaml.safe_load(text))
+
+
+def parse(document: Any) -> Catalogue:
+    """A checked catalogue from its YAML; a wrong one names every fault."""
+    faults: list[str] = []
+    if not isinstance(document, dict) or set(document) != {"module_instance", "extra", "tables"}:
+        raise LakehouseError("The catalogue needs exactly: module_instance, extra, tables", where="moodle_tables.yml")
+    parsed = {name: _table(name, entry, faults) for name, entry in document["tables"].items()}
+    module_instance = _table("module_instance", document["module_instance"], faults, known=False)
+    extra = _table("extra", document["extra"], faults, known=False)
+    if faults:
+        raise LakehouseError("The catalogue of Moodle's tables is not valid:\n" + bullet_list(faults), where="moodle_tables.yml")
+    return Catalogue(parsed, module_instance, extra)
+
+
+def _table(name: str, entry: Any, faults: list[str], *, known: bool = True) -> MoodleTable:
+    def fault(message: str) -> None:
+        faults.append(f"{name}: {message}")
+
+    if not _NAME.match(name):
+        fault("no name of a table")
+    if not isinstance(entry, dict):
+        fault("a mapping belongs here")
+        return MoodleTable(name, (), "snapshot")
+    for unknown in sorted(set(entry) - _KEYS):
+        fault(f"unknown key {unknown}")
+    if entry.get("strategy") not in STRATEGIES:
+        fault(f"strategy {entry.get('strategy')!r}; use one of {', '.join(STRATEGIES)}")
+    if not entry.get("key"):
+        fault("no key")
+    if entry.get("strategy") in ("append", "merge", "history") and not entry.get("cursor"):
+        fault(f"strategy {entry['strategy']} needs a cursor")
+    text = entry.get("text") or {}
+    for unknown in sorted(set(text) - {"keep", "drop", "reduce"}):
+        fault(f"unknown policy text.{unknown}")
+    keep, drop = list(text.get("keep") or []), list(text.get("drop") or []) + list(entry.get("drop") or [])
+    reductions = {}
+    for column, rule in (text.get("reduce") or {}).items():
+        if isinstance(rule, dict) and set(rule) == {"json"}:
+            reductions[column] = JsonReduction({event: tuple(keys) for event, keys in rule["json"].items()})
+        elif isinstance(rule, dict) and set(rule) == {"profile_fields"}:
+            reductions[column] = ProfileFieldReduction(rule["profile_fields"])
+        else:
+            fault(f"text.reduce.{column}: use json or profile_fields")
+    named = [*keep, *drop, *reductions]
+    for column in sorted({c for c in named if named.count(c) > 1}):
+        fault(f"column {column} has two policies")
+    return MoodleTable(
+        name=name,
+        key=tuple(entry.get("key") or ()),
+        strategy=str(entry.get("strategy")),
+        cursor=entry.get("cursor"),
+        since=entry.get("since"),
+        partition=entry.get("partition"),
+        keep=frozenset(keep),
+        drop=frozenset(drop),
+        reduce=reductions,
+        known=known,
+    )
+
+
+def plan(
+    catalogue: Catalogue,
+    source_tables: dict[str, Sequence[SourceColumn]],
+    *,
+    prefix: str,
+    privacy: str,
+    modules: Iterable[str] = (),
+    extra_tables: Iterable[str] = (),
+    extra_keep: dict[str, Iterable[str]] | None = None,
+    profile_fields: Sequence[str] = (),
+) -> SourcePlan:
+    """How every wanted table that the site has is read.
+
+    source_tables: full table name -> its columns. modules: names of the site's activity modules, whose own
+    tables are read as well. extra_tables: plugins' tables named by the inventory, without prefix;
+    extra_keep: text columns of these that are wanted by name.
+    """
+    wanted = dict(catalogue.tables)
+    for rule, names in ((catalogue.module_instance, modules), (catalogue.extra, extra_tables)):
+        for name in names:
+            if name in wanted:
+                continue
+            keep = rule.keep | frozenset((extra_keep or {}).get(name, ()))
+            wanted[name] = MoodleTable(name, rule.key, rule.strategy, rule.cursor, keep=keep, known=False)
+    optional = set(modules) - set(catalogue.tables)
+    plans, missing, notes = [], [], []
+    for name, table in wanted.items():
+        columns = source_tables.get(prefix + name)
+        if columns is None:
+            if name not in optional:
+                missing.append(name)
+            continue
+        one = _plan_table(table, prefix, columns, privacy, profile_fields)
+        if not one.columns:
+            notes.append(f"{name}: nothing of it may be read under the privacy mode {privacy}; left out")
+            continue
+        plans.append(one)
+    unlisted = sorted(
+        name.removeprefix(prefix) for name in source_tables if name.startswith(prefix) and name.removeprefix(prefix) not in wanted
+    )
+    return SourcePlan(tuple(plans), tuple(sorted(missing)), tuple(unlisted), tuple(notes))
+
+
+def _plan_table(
+    table: MoodleTable, prefix: str, columns: Sequence[SourceColumn], privacy: str, profile_fields: Sequence[str]
+) -> TablePlan:
+    read, dropped, reduced, notes = [], [], [], []
+    for column in columns:
+        sql, spark_type = lake_type(column)
+        if sql is None:
+            dropped.append(column.name)
+            notes.append(f"{column.name} ({column.column_type}) has no counterpart in the lake; left out")
+            continue
+        if privacy != "keep":
+            if column.name in table.drop:
+                dropped.append(column.name)
+                continue
+            if column.name in table.reduce:
+                sql = _reduction(table.reduce[column.name], column.name, prefix, profile_fields)
+                reduced.append(column.name)
+            elif spark_type in ("STRING", "BINARY") and column.name not in table.keep:
+                dropped.append(column.name)
+                if table.known:
+                    notes.append(f"{column.name} is text that the catalogue does not know; left out")
+                continue
+        read.append(ReadColumn(column.name, sql, spark_type))
+    present = {column.name for column in columns}
+    notes.extend(f"the key column {k} is missing" for k in table.key if k not in present and table.known)
+    return TablePlan(table, prefix + table.name, tuple(read), tuple(dropped), tuple(reduced), tuple(notes))
+
+
+def lake_type(column: SourceColumn) -> tuple[str | None, str]:
+    """The SQL that selects a column exactly, and its type in the lake; SQL None where there is none.
+
+    Whole numbers keep their range (an unsigned BIGINT needs a decimal), TINYINT(1) is a number like any
+    other, decimals keep precision and scale, dates and times stay the text that the server writes: zero
+    dates have no other exact form.
+    """
+    name = quoted(column.name)
+    kind = column.data_type.lower()
+    if kind in ("tinyint", "smallint", "mediumint", "year"):
+        return (f"CAST({name} AS UNSIGNED)" if kind == "year" else name), "INT"
+    if kind in ("int", "integer"):
+        return name, "BIGINT" if column.unsigned else "INT"
+    if kind == "bigint":
+        return name, "DECIMAL(20,0)" if column.unsigned else "BIGINT"
+    if kind in ("decimal", "numeric"):
+        precision, scale = column.precision or 10, column.scale or 0
+        return (name, f"DECIMAL({precision},{scale})") if precision <= 38 else (f"CAST({name} AS CHAR)", "STRING")
+    if kind == "float":
+        return name, "FLOAT"
+    if kind in ("double", "real"):
+        return name, "DOUBLE"
+    if kind in ("char", "varchar", "tinytext", "text", "mediumtext", "longtext", "json"):
+        return name, "STRING"
+    if kind in ("enum", "set", "date", "datetime", "timestamp", "time"):
+        return f"CAST({name} AS CHAR)", "STRING"
+    if kind == "bit":
+        return f"CAST({name} AS UNSIGNED)", "DECIMAL(20,0)"
+    if kind in ("binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob"):
+        return name, "BINARY"
+    return None, ""
+
+
+def _reduction(rule: JsonReduction | ProfileFieldReduction, column: str, prefix: str, profile_fields: Sequence[str]) -> str:
+    name = quoted(column)
+    if isinstance(rule, ProfileFieldReduction):
+        if not profile_fields:
+            return "CAST(NULL AS CHAR)"
+        wanted = ", ".join(sql_text(f) for f in profile_fields)
+        fields = f"SELECT id FROM {quoted(prefix + 'user_info_field')} WHERE shortname IN ({wanted})"
+        return f"CASE WHEN {quoted(rule.column)} IN ({fields}) THEN {name} END"
+    arms = []
+    for event, keys in rule.events.items():
+        arms.append(f"WHEN {sql_text(event)} THEN {_json_object(name, [tuple(k.split('.')) for k in keys])}")
+    events = ", ".join(sql_text(event) for event in rule.events)
+    return f"CASE WHEN `eventname` IN ({events}) AND JSON_VALID({name}) THEN CASE `eventname` {' '.join(arms)} END END"
+
+
+def _json_object(column: str, paths: list[tuple[str, ...]], inside: tuple[str, ...] = ()) -> str:
+    """A JSON object with the given paths of a JSON column; works the same on MariaDB and MySQL."""
+    parts = []
+    for name in dict.fromkeys(path[0] for path in paths):
+        below = [path[1:] for path in paths if path[0] == name and len(path) > 1]
+        here = (*inside, name)
+        value = _json_object(column, below, here) if below else f"JSON_EXTRACT({column}, '$.{'.'.join(here)}')"
+        parts.append(f"'{name}', {value}")
+    return f"JSON_OBJECT({', '.join(parts)})"
+
+
+def quoted(name: str) -> str:
+    """A MySQL and Spark identifier."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def sql_text(value: str) -> str:
+    """A string literal that holds under every sql_mode (backslashes mean different things in some)."""
+    return f"_utf8mb4 X'{value.encode().hex()}'"

@@ -1,0 +1,567 @@
+"""Weekly snapshots of every enrolment: what was known of a student at the end of each week of a course.
+
+A row is (enrolment, week); its cutoff is the course's start plus 7 * week days. A row holds only what happened
+strictly before its cutoff. The risk set are the enrolments that have not ended by the cutoff. One that begins
+only later is a row too, with enrolled = false: nothing is known of it, it stands in no cohort and teaches no model.
+
+Features are meant to hold in courses never seen: shares of what was due so far, and the student against the
+course's own cohort at the same week (_vs: difference to the cohort's mean, of log1p for counts; _rank: mean
+percentile rank within the cohort).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import re
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+
+from moodle_lakehouse import asof, ops, tables
+from moodle_lakehouse.config import AnalyticsConfig, Config
+from moodle_lakehouse.errors import LakehouseError
+
+DAY = 86400
+WEEK = 7 * DAY
+# A course that runs longer (or has no end) gets no rows beyond: it is no course with a beginning and an end.
+MAX_WEEKS = 60
+
+ASSESSMENTS = ("assign", "quiz")
+# What stands in a submission's status while nothing has been handed in.
+NOT_HANDED_IN = ("new", "draft", "reopened", "inprogress", "overdue", "abandoned", "notsubmitted")
+
+# Module types that serve one purpose; what a site adds (plugins) counts towards the totals only.
+GROUPS = {
+    "content": ("resource", "page", "book", "folder", "url", "imscp", "label"),
+    "practice": ("quiz", "scorm", "h5pactivity", "hvp", "lesson", "lti"),
+    "forum": ("forum", "chat", "wiki", "glossary", "data", "workshop"),
+    "assign": ("assign",),
+}
+
+# Log rows about a student's enrolment and results are no activity, whoever is named as their user.
+NO_ACTIVITY = ("user_enrolment", "role", "course_completion", "course_module_completion", "user_graded", "course_completed")
+
+# Prefixes of the columns that a site's configuration adds.
+ATTRIBUTE = "attr_"
+PROFILE = "profile_"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A column the model may use.
+
+    risk: the only direction in which it may move the risk, +1 or -1; 0 leaves it free. It keeps what is learnt
+    in a few courses from bending to their noise, and a reason from contradicting common sense.
+    reason: the reason (see reasons.py) that its contribution counts towards; None: it explains no student.
+    """
+
+    name: str
+    risk: int
+    reason: str | None
+
+
+FEATURES = (
+    Feature("progress", 0, None),
+    Feature("lead_rank", -1, "lead"),
+    Feature("handed_in_share", -1, "handed_in"),
+    Feature("handed_in_vs", -1, "handed_in"),
+    Feature("on_time_share", -1, "on_time"),
+    Feature("on_time_vs", -1, "on_time"),
+    Feature("last_due_share", -1, "last_due"),
+    Feature("last_due_vs", -1, "last_due"),
+    Feature("handed_in_ahead", -1, "handed_in_ahead"),
+    Feature("days_early_rank", -1, "days_early"),
+    Feature("days_since_submission", 1, "days_since_submission"),
+    Feature("grade_avg", -1, "grade_avg"),
+    Feature("grade_avg_vs", -1, "grade_avg"),
+    Feature("grade_avg_rank", -1, "grade_avg"),
+    Feature("grade_last_vs", -1, "grade_last"),
+    Feature("grade_last_rank", -1, "grade_last"),
+    Feature("credited", 0, "credited"),
+    Feature("days_since_access", 1, "days_since_access"),
+    Feature("days_since_access_vs", 1, "days_since_access"),
+    Feature("active_days_vs", -1, "active_days"),
+    Feature("active_days_rank", -1, "active_days"),
+    Feature("active_days_2w_vs", -1, "active_days_2w"),
+    Feature("events_vs", -1, "events"),
+    Feature("events_2w_vs", -1, "events_2w"),
+    Feature("events_2w_rank", -1, "events_2w"),
+    Feature("trend_vs", -1, "trend"),
+    Feature("writes_vs", -1, "writes"),
+    Feature("resources_vs", -1, "resources"),
+    *(Feature(f"{group}_vs", -1, group) for group in GROUPS),
+)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The curated tables the features are made of; already cut at the moment of interest."""
+
+    courses: DataFrame
+    enrolments: DataFrame
+    events: DataFrame
+    resources: DataFrame
+    submissions: DataFrame
+    grades: DataFrame
+    attributes: DataFrame | None = None
+    attribute_names: tuple[str, ...] = ()
+    profile: DataFrame | None = None
+    profile_names: tuple[str, ...] = ()
+
+
+def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
+    """Write features.enrolment_week anew, as of a moment."""
+    rows = build(sources(spark, config.analytics, as_of), as_of)
+    tables.replace(rows, tables.ENROLMENT_WEEK, run_id=ops.run_id())
+
+
+def sources(spark: SparkSession, analytics: AnalyticsConfig, as_of: dt.datetime | None) -> Sources:
+    """The curated tables as they stood at as_of (None: as they stand)."""
+
+    def known(table: str) -> DataFrame:
+        df = tables.read(spark, table)
+        if df is None:
+            raise LakehouseError(f"{table} is missing", where="the lake", remedy="run curate first")
+        return asof.cut(df, table, as_of)
+
+    attributes = tables.read(spark, tables.ENROLMENT_ATTRIBUTE) if analytics.enrolment_attributes else None
+    profile = tables.read(spark, tables.USER_ATTRIBUTE) if analytics.demographics else None
+    return Sources(
+        courses=known(tables.DIM_COURSE),
+        enrolments=known(tables.FACT_ENROLMENT),
+        events=known(tables.FACT_EVENT),
+        resources=known(tables.DIM_RESOURCE),
+        submissions=known(tables.FACT_SUBMISSION),
+        grades=known(tables.FACT_GRADE),
+        attributes=attributes,
+        attribute_names=tuple(analytics.enrolment_attributes.columns) if analytics.enrolment_attributes else (),
+        profile=profile,
+        profile_names=tuple(analytics.profile_fields),
+    )
+
+
+def column_name(prefix: str, name: str) -> str:
+    """The column of a configured attribute or profile field."""
+    return prefix + re.sub(r"\W+", "_", name).strip("_").lower()
+
+
+def build(src: Sources, as_of: dt.datetime | None) -> DataFrame:
+    """The table features.enrolment_week. Grain: (userid, courseid, week), enrolments not ended by the cutoff.
+
+    Every source is reduced to what a student gained in a week, stacked, and summed up along the weeks; the
+    cohorts are formed last, from the rows that are in the risk set.
+    """
+    courses = _courses(src.courses, as_of)
+    spine = _spine(src.enrolments, courses)
+    stacked = functools.reduce(
+        lambda left, right: left.unionByName(right, allowMissingColumns=True),
+        [spine, _activity(src.events, courses), *_assessed(src, courses)],
+    )
+    weekly = _weekly(stacked)
+    known = _accumulate(weekly, _calendar(src.resources, courses))
+    rows = _attributes(_student(known, src.enrolments, courses), src)
+    return _against_cohort(rows).select(*columns(src))
+
+
+def columns(src: Sources) -> list[str]:
+    """The table's columns in order: keys, what reasons are told from, features, the site's own attributes."""
+    keys = ["userid", "user_key", "courseid", "week", "cutoff_at", "enrolled"]
+    named = list(dict.fromkeys([*keys, *RAW, *(feature.name for feature in FEATURES)]))
+    return [
+        *named,
+        *(column_name(ATTRIBUTE, name) for name in src.attribute_names if src.attributes is not None),
+        *(column_name(PROFILE, name) for name in src.profile_names if src.profile is not None),
+    ]
+
+
+# What is known of a student in plain units. Counts are up to the cutoff, days are days, grades and shares 0 to 1.
+RAW = (
+    "progress",
+    "due",
+    "handed_in",
+    "handed_in_share",
+    "on_time_share",
+    "last_due_share",
+    "handed_in_ahead",
+    "days_early",
+    "days_since_submission",
+    "grade_avg",
+    "grade_last",
+    "credited",
+    "lead_days",
+    "days_since_access",
+    "active_days",
+    "active_days_2w",
+    "events",
+    "events_2w",
+    "trend",
+    "writes",
+    "resources",
+    *GROUPS,
+)
+
+_SUMS = (
+    "due_handed_in",
+    "on_time",
+    "submissions",
+    "early_days",
+    "early_count",
+    "grade_weighted",
+    "grade_weights",
+    "credited",
+    "events",
+    "writes",
+    "active_days",
+    "resources",
+    *GROUPS,
+)
+
+
+def _courses(courses: DataFrame, as_of: dt.datetime | None) -> DataFrame:
+    """Courses with a start. Grain courseid: start, end (epoch seconds), last_week: the last week with a row."""
+    start, end = F.unix_timestamp("start_at"), F.unix_timestamp("end_at")
+    limits = [F.lit(MAX_WEEKS), F.floor((F.when(end > start, end) - start) / WEEK)]
+    if as_of is not None:
+        limits.append(F.floor((F.unix_timestamp(asof.literal(as_of)) - start) / WEEK))
+    return (
+        courses.where(F.col("start_at").isNotNull())
+        .select(
+            "courseid",
+            start.alias("start"),
+            F.when(end > start, end).alias("end"),
+            F.least(*limits).cast("int").alias("last_week"),
+        )
+        .where("last_week >= 0")
+    )
+
+
+def _week_known(moment: Column) -> Column:
+    """The first week whose cutoff lies after the moment (epoch seconds); what came before the start: week 0."""
+    return F.greatest(F.floor((moment - F.col("start")) / WEEK) + 1, F.lit(0)).cast("int")
+
+
+def _spine(enrolments: DataFrame, courses: DataFrame) -> DataFrame:
+    """Grain (userid, courseid, week): every week of every enrolment, in_spine = 1."""
+    return (
+        enrolments.join(F.broadcast(courses), "courseid", "inner")
+        .select("userid", "courseid", F.explode(F.sequence(F.lit(0), F.col("last_week"))).alias("week"))
+        .withColumn("in_spine", F.lit(1))
+    )
+
+
+def _activity(events: DataFrame, courses: DataFrame) -> DataFrame:
+    """Grain (userid, courseid, week): what students did in the week that ends at the cutoff.
+
+    One pass over the log: it is reduced per module and week first, where days are bits of a week, so that
+    the days of several modules can be united and a module opened for the first time can be told.
+    """
+    group = F.coalesce(*[F.when(F.col("modname").isin(*names), F.lit(name)) for name, names in GROUPS.items()])
+    at = F.unix_timestamp("occurred_at")
+    write = (F.col("crud") != "r") & (F.col("edulevel") == 2)
+    day = F.pmod(F.floor((at - F.col("start")) / DAY), F.lit(7)).cast("int")
+    acts = (
+        events.where(~F.col("is_staff") & ~F.col("target").isin(*NO_ACTIVITY))
+        .join(F.broadcast(courses), "courseid", "inner")
+        .select(
+            "userid",
+            "courseid",
+            F.col("cmid"),
+            group.alias("module_group"),
+            write.cast("int").alias("write"),
+            at.alias("at"),
+            F.call_function("shiftleft", F.lit(1), day).alias("day"),
+            _week_known(at).alias("week"),
+            "last_week",
+        )
+        .where("week <= last_week")
+        .repartition("userid", "courseid")
+    )
+    of_module = acts.groupBy("userid", "courseid", "cmid", "week").agg(
+        F.count("*").alias("events"),
+        F.sum("write").alias("writes"),
+        F.max("module_group").alias("module_group"),
+        F.bit_or("day").alias("days"),
+        F.max("at").alias("last_access"),
+    )
+    first = F.min("week").over(Window.partitionBy("userid", "courseid", "cmid"))
+    return (
+        of_module.withColumn("opened", (F.col("cmid").isNotNull() & (F.col("week") == first)).cast("int"))
+        .groupBy("userid", "courseid", "week")
+        .agg(
+            F.sum("events").alias("events"),
+            F.sum("writes").alias("writes"),
+            F.bit_count(F.bit_or("days")).alias("active_days"),
+            F.sum("opened").alias("resources"),
+            F.max("last_access").alias("last_access"),
+            *[F.sum(F.when(F.col("module_group") == name, F.col("events"))).alias(name) for name in GROUPS],
+        )
+    )
+
+
+def _due(resources: DataFrame, courses: DataFrame) -> DataFrame:
+    """Assessments with a date within their course. Grain cmid: courseid, due (epoch seconds), week_due."""
+    due = F.unix_timestamp("due_at")
+    return (
+        resources.where(F.col("modname").isin(*ASSESSMENTS) & F.col("due_at").isNotNull())
+        .where(F.col("visible") & ~F.col("is_deleted"))
+        .join(F.broadcast(courses), "courseid", "inner")
+        .where((due >= F.col("start")) & (F.col("end").isNull() | (due <= F.col("end"))))
+        .select("courseid", "cmid", due.alias("due"), _week_known(due).alias("week_due"))
+    )
+
+
+def _calendar(resources: DataFrame, courses: DataFrame) -> DataFrame:
+    """Grain (courseid, week): due (assessments due so far), last_due_week (the latest with any), last_due (how many).
+
+    last_due_week is the week in which they became due; null while nothing was due.
+    """
+    due = _due(resources, courses).groupBy("courseid", "week_due").agg(F.count("*").alias("n"))
+    weeks = courses.select("courseid", F.explode(F.sequence(F.lit(0), F.col("last_week"))).alias("week"))
+    so_far = F.col("week_due") <= F.col("week")
+    return (
+        weeks.join(due, "courseid", "left")
+        .groupBy("courseid", "week")
+        .agg(
+            F.coalesce(F.sum(F.when(so_far, F.col("n"))), F.lit(0)).alias("due"),
+            F.max(F.when(so_far, F.struct("week_due", "n"))).alias("last"),
+        )
+        .select("courseid", "week", "due", F.col("last.week_due").alias("last_due_week"), F.col("last.n").alias("last_due"))
+    )
+
+
+def _assessed(src: Sources, courses: DataFrame) -> list[DataFrame]:
+    """What was handed in and graded, in rows of (userid, courseid, week): the week it became known in."""
+    due = F.broadcast(_due(src.resources, courses).drop("courseid"))
+    status = F.coalesce(F.lower("status"), F.lit(""))
+    submitted = (
+        src.submissions.where(~status.isin(*NOT_HANDED_IN))
+        .groupBy("userid", "courseid", "cmid")
+        .agg(F.unix_timestamp(F.min("submitted_at")).alias("at"))
+        .where("at IS NOT NULL")
+    )
+    graded = (
+        src.grades.where(F.col("graded_at").isNotNull() & F.col("fraction").isNotNull())
+        .join(F.broadcast(courses), "courseid", "inner")
+        .select("userid", "courseid", "cmid", "modname", "fraction", "weight", F.unix_timestamp("graded_at").alias("at"), "start")
+    )
+    # A result without a submission (credited from an earlier attempt, or marked offline) asks for none.
+    credited = (
+        graded.where(F.col("modname").isin(*ASSESSMENTS))
+        .join(submitted.select("userid", "courseid", "cmid"), ["userid", "courseid", "cmid"], "left_anti")
+        .groupBy("userid", "courseid", "cmid")
+        .agg(F.min("at").alias("at"))
+        .withColumn("credited", F.lit(1))
+    )
+    dealt_with = (
+        submitted.withColumn("credited", F.lit(0))
+        .unionByName(credited)
+        .join(F.broadcast(courses), "courseid", "inner")
+        .join(due, "cmid", "left")
+        .withColumn("week_known", _week_known(F.col("at")))
+    )
+    mine = F.col("credited") == 0
+    handed_in = dealt_with.select(
+        "userid",
+        "courseid",
+        F.col("week_known").alias("week"),
+        F.when(mine, 1).alias("submissions"),
+        "credited",
+        F.when(mine, F.col("at")).alias("last_submission"),
+        F.when(mine, (F.col("due") - F.col("at")) / DAY).alias("early_days"),
+        F.when(mine & F.col("due").isNotNull(), 1).alias("early_count"),
+        F.lit(0).alias("due_handed_in"),
+    )
+    # Against the calendar a submission counts from when both it and its date have passed.
+    on_calendar = dealt_with.where("due IS NOT NULL").select(
+        "userid",
+        "courseid",
+        F.greatest("week_known", "week_due").alias("week"),
+        F.lit(1).alias("due_handed_in"),
+        (F.col("at") <= F.col("due")).cast("int").alias("on_time"),
+        F.col("week_due").alias("due_group"),
+    )
+    weight = F.greatest(F.coalesce("weight", F.lit(0.0)), F.lit(0.01))
+    grades = graded.select(
+        "userid",
+        "courseid",
+        _week_known(F.col("at")).alias("week"),
+        (F.col("fraction") * weight).alias("grade_weighted"),
+        weight.alias("grade_weights"),
+        F.struct("at", "fraction").alias("grade_latest"),
+    )
+    return [handed_in, on_calendar, grades]
+
+
+def _weekly(stacked: DataFrame) -> DataFrame:
+    """Grain (userid, courseid, week): the stacked gains of a week in one row.
+
+    due_groups counts what was handed in by the week it was due in: an assessment of the latest group may
+    come late, but none of it comes before that group is the latest.
+    """
+    return (
+        stacked.repartition("userid", "courseid")
+        .groupBy("userid", "courseid", "week")
+        .agg(
+            F.max("in_spine").alias("in_spine"),
+            *[F.sum(name).alias(name) for name in _SUMS],
+            F.max("last_access").alias("last_access"),
+            F.max("last_submission").alias("last_submission"),
+            F.max("grade_latest").alias("grade_latest"),
+            F.collect_list("due_group").alias("due_groups"),
+        )
+    )
+
+
+def _accumulate(weekly: DataFrame, calendar: DataFrame) -> DataFrame:
+    """The same grain, the spine's rows only: sums up to the week, latest moments, the last two weeks."""
+    student = Window.partitionBy("userid", "courseid").orderBy("week")
+    so_far = student.rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    two_weeks = student.rangeBetween(-1, 0)
+    of_last_due = Window.partitionBy("userid", "courseid", "last_due_week").orderBy("week")
+    in_last_group = F.size(F.filter("due_groups", lambda group: group == F.col("last_due_week")))
+    total = [F.coalesce(F.sum(name).over(so_far), F.lit(0)).alias(name) for name in _SUMS]
+    return (
+        weekly.join(F.broadcast(calendar), ["courseid", "week"], "inner")
+        .withColumn("last_due_handed_in", F.sum(in_last_group).over(of_last_due))
+        .select(
+            "userid",
+            "courseid",
+            "week",
+            "in_spine",
+            "due",
+            "last_due",
+            "last_due_handed_in",
+            *total,
+            F.coalesce(F.sum("events").over(two_weeks), F.lit(0)).alias("events_2w"),
+            F.coalesce(F.sum("active_days").over(two_weeks), F.lit(0)).alias("active_days_2w"),
+            F.max("last_access").over(so_far).alias("last_access"),
+            F.max("last_submission").over(so_far).alias("last_submission"),
+            F.max("grade_latest").over(so_far).getField("fraction").alias("grade_last"),
+        )
+        .where("in_spine = 1")
+    )
+
+
+def _student(known: DataFrame, enrolments: DataFrame, courses: DataFrame) -> DataFrame:
+    """The risk set with each student's own figures (RAW). Grain unchanged."""
+    enrolment = enrolments.select(
+        "userid",
+        "courseid",
+        "user_key",
+        F.unix_timestamp("enrolled_at").alias("enrolled"),
+        F.unix_timestamp("unenrolled_at").alias("unenrolled"),
+    )
+    cutoff = F.col("start") + F.col("week") * WEEK
+    known_enrolment = F.coalesce(F.col("enrolled"), F.col("start") - 1)
+    due = F.col("due")
+    # What an enrolment's access is counted from when there is none: a student enrolled months ahead is not absent yet.
+    since = F.greatest(known_enrolment, F.col("start") - 14 * DAY)
+    weeks_before = F.greatest(F.col("week") - 2, F.lit(1))
+    return (
+        known.join(enrolment, ["userid", "courseid"], "inner")
+        .join(F.broadcast(courses), "courseid", "inner")
+        .withColumn("cutoff", cutoff)
+        .where(F.col("unenrolled").isNull() | (F.col("unenrolled") > F.col("cutoff")))
+        .select(
+            "userid",
+            "user_key",
+            "courseid",
+            "week",
+            F.timestamp_seconds("cutoff").alias("cutoff_at"),
+            (known_enrolment < F.col("cutoff")).alias("enrolled"),
+            ((F.col("cutoff") - F.col("start")) / (F.col("end") - F.col("start"))).alias("progress"),
+            due.cast("double").alias("due"),
+            F.col("due_handed_in").cast("double").alias("handed_in"),
+            F.when(due > 0, F.col("due_handed_in") / due).alias("handed_in_share"),
+            F.when(due > 0, F.col("on_time") / due).alias("on_time_share"),
+            (F.col("last_due_handed_in") / F.col("last_due")).alias("last_due_share"),
+            F.greatest(F.col("submissions") + F.col("credited") - F.col("due_handed_in"), F.lit(0))
+            .cast("double")
+            .alias("handed_in_ahead"),
+            F.when(F.col("early_count") > 0, F.col("early_days") / F.col("early_count")).alias("days_early"),
+            ((F.col("cutoff") - F.col("last_submission")) / DAY).alias("days_since_submission"),
+            F.when(F.col("grade_weights") > 0, F.col("grade_weighted") / F.col("grade_weights")).alias("grade_avg"),
+            F.col("grade_last"),
+            F.col("credited").cast("double").alias("credited"),
+            # Of who is not enrolled yet it is known only that it will be later than the cutoff.
+            ((F.col("start") - F.least(known_enrolment, F.col("cutoff"))) / DAY).alias("lead_days"),
+            F.greatest((F.col("cutoff") - F.coalesce("last_access", since)) / DAY, F.lit(0.0)).alias("days_since_access"),
+            *[F.col(name).cast("double").alias(name) for name in ("active_days", "active_days_2w", "events", "events_2w")],
+            # The last two weeks against the weeks before, as a ratio of weekly log rows on a log scale.
+            F.when(
+                F.col("week") > 2,
+                F.log1p(F.col("events_2w") / 2) - F.log1p((F.col("events") - F.col("events_2w")) / weeks_before),
+            ).alias("trend"),
+            *[F.col(name).cast("double").alias(name) for name in ("writes", "resources", *GROUPS)],
+        )
+    )
+
+
+def _attributes(rows: DataFrame, src: Sources) -> DataFrame:
+    """The rows with the configured attributes of the enrolment and, when allowed, of the student."""
+    if src.attributes is not None and src.attribute_names:
+        wide = (
+            src.attributes.groupBy("userid", "courseid")
+            .pivot("attribute", list(src.attribute_names))
+            .agg(F.max("value"))
+            .select(
+                "userid",
+                "courseid",
+                *[F.col(f"`{name}`").cast("double").alias(column_name(ATTRIBUTE, name)) for name in src.attribute_names],
+            )
+        )
+        rows = rows.join(wide, ["userid", "courseid"], "left")
+    if src.profile is not None and src.profile_names:
+        wide = (
+            src.profile.groupBy("userid")
+            .pivot("field", list(src.profile_names))
+            .agg(F.max("value"))
+            .select("userid", *[F.col(f"`{name}`").alias(column_name(PROFILE, name)) for name in src.profile_names])
+        )
+        rows = rows.join(wide, ["userid"], "left")
+    return rows
+
+
+def _against_cohort(rows: DataFrame) -> DataFrame:
+    """The rows with _vs and _rank columns: each student against those enrolled in the course at that week."""
+    cohort = Window.partitionBy("courseid", "week")
+
+    def vs(name: str) -> Column:
+        value = F.col(name)
+        return value - F.avg(F.when(F.col("enrolled"), value)).over(cohort)
+
+    def log_vs(name: str) -> Column:
+        value = F.log1p(F.greatest(name, F.lit(0.0)))
+        return value - F.avg(F.when(F.col("enrolled"), value)).over(cohort)
+
+    def rank(name: str) -> Column:
+        value = F.col(name)
+        peers = Window.partitionBy("courseid", "week", "enrolled", value.isNull()).orderBy(value)
+        middle = (F.percent_rank().over(peers) + F.cume_dist().over(peers)) / 2
+        return F.when(value.isNotNull(), middle)
+
+    relative = {
+        "lead_rank": F.when(F.col("enrolled"), rank("lead_days")).otherwise(F.lit(0.0)),
+        "handed_in_vs": vs("handed_in_share"),
+        "on_time_vs": vs("on_time_share"),
+        "last_due_vs": vs("last_due_share"),
+        "days_early_rank": rank("days_early"),
+        "grade_avg_vs": vs("grade_avg"),
+        "grade_avg_rank": rank("grade_avg"),
+        "grade_last_vs": vs("grade_last"),
+        "grade_last_rank": rank("grade_last"),
+        "days_since_access_vs": log_vs("days_since_access"),
+        "active_days_vs": log_vs("active_days"),
+        "active_days_rank": rank("active_days"),
+        "active_days_2w_vs": vs("active_days_2w"),
+        "events_vs": log_vs("events"),
+        "events_2w_vs": log_vs("events_2w"),
+        "events_2w_rank": rank("events_2w"),
+        "trend_vs": vs("trend"),
+        "writes_vs": log_vs("writes"),
+        "resources_vs": log_vs("resources"),
+        **{f"{name}_vs": log_vs(name) for name in GROUPS},
+    }
+    return rows.repartition("courseid", "week").select("*", *[column.alias(name) for name, column in relative.items()])

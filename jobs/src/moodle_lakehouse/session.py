@@ -1,0 +1,151 @@
+"""The Spark session of a job.
+
+Master, catalog and credentials come from spark-defaults.conf alone, so that no secret stands on a command
+line. The executors' image holds no code of this package: it is shipped with every session, so new code
+restarts no worker.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from moodle_lakehouse import tables
+from moodle_lakehouse.config import Config
+from moodle_lakehouse.errors import ConfigError, LakehouseError
+
+TEST_JARS_VARIABLE = "LAKEHOUSE_TEST_JARS"
+
+# What a job of this size wants; spark-defaults.conf may say otherwise for what it names.
+_DEFAULTS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.shuffle.partitions": "8",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.sql.execution.arrow.pyspark.fallback.enabled": "false",
+    "spark.executorEnv.TZ": "UTC",
+    "spark.ui.showConsoleProgress": "false",
+}
+
+
+def create(job: str, config: Config) -> SparkSession:
+    """A session on the cluster for the named job."""
+    use_utc()
+    builder = SparkSession.builder.appName(f"moodle-lakehouse {job}").config(
+        "spark.cores.max", str(config.spark.cores_max)
+    )
+    for key, value in _DEFAULTS.items():
+        builder = builder.config(key, value)
+    with _stdout_is_stderr():
+        try:
+            spark = builder.getOrCreate()
+        except Exception as error:
+            raise LakehouseError(
+                f"Spark did not start: {_first_line(error)}",
+                where=os.environ.get("SPARK_CONF_DIR", "SPARK_CONF_DIR is not set"),
+                remedy="see that spark-master is healthy (docker compose ps) and reachable from here",
+            ) from error
+    _finish(spark)
+    if spark.conf.get(f"spark.sql.catalog.{tables.CATALOG}", None) is None:
+        spark.stop()
+        raise ConfigError(
+            f"Spark knows no catalog named {tables.CATALOG}",
+            where=os.environ.get("SPARK_CONF_DIR", "SPARK_CONF_DIR is not set"),
+            remedy="run the jobs where the stack's spark-defaults.conf is mounted (docker compose run --rm -T jobs ...)",
+        )
+    return spark
+
+
+def local(warehouse: str | os.PathLike[str], *, cores: int = 2, name: str = "moodle-lakehouse tests") -> SparkSession:
+    """A session in this process with an Iceberg catalog in a folder: the tests' lakehouse.
+
+    The jars come from the folder named by LAKEHOUSE_TEST_JARS, or are those of the installed pyspark.
+    """
+    use_utc()
+    Path(warehouse).mkdir(parents=True, exist_ok=True)
+    builder = (
+        SparkSession.builder.master(f"local[{cores}]")
+        .appName(name)
+        .config("spark.sql.extensions", "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions")
+        .config(f"spark.sql.catalog.{tables.CATALOG}", "org.apache.iceberg.spark.SparkCatalog")
+        .config(f"spark.sql.catalog.{tables.CATALOG}.type", "hadoop")
+        .config(f"spark.sql.catalog.{tables.CATALOG}.warehouse", str(Path(warehouse).resolve()))
+        .config(f"spark.sql.catalog.{tables.CATALOG}.cache-enabled", "false")
+        .config("spark.sql.defaultCatalog", tables.CATALOG)
+        .config("spark.sql.catalogImplementation", "in-memory")
+        .config("spark.ui.enabled", "false")
+        .config("spark.driver.memory", "1g")
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+    )
+    jars = test_jars()
+    if jars:
+        builder = builder.config("spark.jars", ",".join(jars))
+    for key, value in _DEFAULTS.items():
+        builder = builder.config(key, value)
+    with _stdout_is_stderr():
+        spark = builder.config("spark.sql.shuffle.partitions", "2").getOrCreate()
+    _finish(spark)
+    return spark
+
+
+def test_jars() -> list[str]:
+    """The jars that a local session adds to pyspark's own; none where they are installed beside them."""
+    folder = os.environ.get(TEST_JARS_VARIABLE)
+    if not folder:
+        return []
+    return sorted(
+        str(jar) for jar in Path(folder).glob("*.jar") if jar.name.startswith(("iceberg-spark-runtime", "mariadb-java-client"))
+    )
+
+
+def use_utc() -> None:
+    """Python's own conversions of timestamps follow the process's zone; the lake knows UTC only."""
+    os.environ["TZ"] = "UTC"
+    time.tzset()
+
+
+@cache
+def package_zip() -> str:
+    """This package as a zip for the executors, made once in a process and removed at its end."""
+    folder = tempfile.mkdtemp(prefix="moodle-lakehouse-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    target = Path(folder) / "moodle_lakehouse.zip"
+    package = Path(__file__).resolve().parent
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(package.rglob("*")):
+            if file.suffix in (".py", ".yml"):
+                archive.write(file, str(Path(package.name) / file.relative_to(package)))
+    return str(target)
+
+
+def _finish(spark: SparkSession) -> None:
+    spark.sparkContext.setLogLevel("ERROR")
+    spark.sparkContext.addPyFile(package_zip())
+
+
+@contextlib.contextmanager
+def _stdout_is_stderr() -> Iterator[None]:
+    """The JVM inherits this process's streams; standard output belongs to results alone."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

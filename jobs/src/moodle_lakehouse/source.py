@@ -1,0 +1,148 @@
+"""Moodle's database as the jobs' driver sees it: what tables there are, how many rows, which ids."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pymysql
+from pymysql.cursors import Cursor
+
+from moodle_lakehouse.catalogue import SourceColumn, TablePlan, quoted
+from moodle_lakehouse.config import MoodleConfig
+from moodle_lakehouse.errors import SourceError
+
+CONNECT_SECONDS = 10
+
+# What the server or the client says, and what a person can do about it.
+_REMEDIES = {
+    1044: "grant the user SELECT on Moodle's database",
+    1045: "check moodle user and password (vault_moodle_db_password of the inventory)",
+    1049: "check the name of Moodle's database in the inventory",
+    1130: "let the database accept this machine (CREATE USER ... @'host')",
+    1142: "grant the user SELECT on Moodle's tables",
+    1698: "give the user a password: this account logs in by socket only",
+    2002: "check that the database runs and that host and port are right",
+    2003: "check that the database runs and that host and port are right",
+    2013: "the connection broke: check the network and the server's log",
+}
+
+
+@dataclass(frozen=True)
+class TableExtent:
+    """Rows of a table and, where it has a numeric id, the ids' range."""
+
+    rows: int
+    low: int | None
+    high: int | None
+
+
+@contextlib.contextmanager
+def connect(moodle: MoodleConfig) -> Iterator[Cursor]:
+    """A cursor in one read-only transaction: all that is asked through it shows one moment."""
+    try:
+        connection = pymysql.connect(
+            host=moodle.host,
+            port=moodle.port,
+            user=moodle.user,
+            password=moodle.password(),
+            database=moodle.database,
+            charset="utf8mb4",
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=600,
+            autocommit=True,
+        )
+    except (pymysql.err.MySQLError, RuntimeError) as error:  # RuntimeError: an authentication method it lacks
+        raise _told(error, moodle) from None
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
+            yield cursor
+    except pymysql.err.MySQLError as error:
+        raise _told(error, moodle) from None
+    finally:
+        with contextlib.suppress(pymysql.err.MySQLError):
+            connection.close()
+
+
+def _told(error: Exception, moodle: MoodleConfig) -> SourceError:
+    code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+    text = str(error.args[1]) if len(error.args) > 1 else str(error)
+    return SourceError(
+        f"Moodle's database does not answer as it should: {text}",
+        where=moodle.endpoint,
+        remedy=_REMEDIES.get(code, "see the database server's log"),
+    )
+
+
+def tables(cursor: Cursor, moodle: MoodleConfig) -> dict[str, list[SourceColumn]]:
+    """The site's tables (full names, Moodle's prefix) with their columns in order."""
+    cursor.execute(
+        "SELECT c.table_name, c.column_name, c.data_type, c.column_type, c.numeric_precision, c.numeric_scale"
+        " FROM information_schema.columns c JOIN information_schema.tables t"
+        " ON t.table_schema = c.table_schema AND t.table_name = c.table_name"
+        " WHERE c.table_schema = %s AND t.table_type = 'BASE TABLE' ORDER BY c.table_name, c.ordinal_position",
+        (moodle.database,),
+    )
+    found: dict[str, list[SourceColumn]] = {}
+    for table, name, data_type, column_type, precision, scale in cursor.fetchall():
+        if table.startswith(moodle.prefix):
+            column = SourceColumn(name, _text(data_type).lower(), _text(column_type).lower(), precision, scale)
+            found.setdefault(table, []).append(column)
+    needed = [moodle.prefix + name for name in ("course", "user", "logstore_standard_log")]
+    absent = [name for name in needed if name not in found]
+    if absent:
+        raise SourceError(
+            f"This is no Moodle database: it has no table {', '.join(absent)}",
+            where=moodle.endpoint,
+            remedy=f"check the database's name and Moodle's prefix (now {moodle.prefix!r}), or load the demo data",
+        )
+    return found
+
+
+def module_names(cursor: Cursor, moodle: MoodleConfig) -> list[str]:
+    """Names of the installed activity modules: each has a table of its own name."""
+    cursor.execute(f"SELECT name FROM {quoted(moodle.prefix + 'modules')} ORDER BY id")
+    return [str(row[0]) for row in cursor.fetchall()]
+
+
+def extents(cursor: Cursor, plans: Iterable[TablePlan]) -> dict[str, TableExtent]:
+    """Exact numbers of rows and ranges of ids, by the tables' short names."""
+    found = {}
+    for plan in plans:
+        key = plan.id_column
+        bounds = f"MIN({quoted(key)}), MAX({quoted(key)})" if key else "NULL, NULL"
+        cursor.execute(f"SELECT COUNT(*), {bounds} FROM {quoted(plan.source)}")
+        row = cursor.fetchone()
+        assert row is not None
+        found[plan.table.name] = TableExtent(int(row[0]), *(None if v is None else int(v) for v in row[1:]))
+    return found
+
+
+def count(cursor: Cursor, plan: TablePlan, condition: str | None) -> int:
+    """Rows of a table that fulfil a condition, now."""
+    cursor.execute(f"SELECT COUNT(*) FROM {quoted(plan.source)}" + (f" WHERE {condition}" if condition else ""))
+    row = cursor.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def jdbc_url(moodle: MoodleConfig) -> str:
+    """The URL for Spark. Its jdbc:mysql: chooses Spark's MySQL dialect, which MariaDB's driver then serves."""
+    options = {
+        "permitMysqlScheme": "true",
+        "tinyInt1isBit": "false",  # edulevel and completionstate hold more than two values
+        "yearIsDateType": "false",
+        "connectTimeout": str(CONNECT_SECONDS * 1000),
+        "socketTimeout": "600000",
+        "tcpKeepAlive": "true",
+    }
+    return f"jdbc:mysql://{moodle.host}:{moodle.port}/{moodle.database}?" + "&".join(f"{k}={v}" for k, v in options.items())
+
+
+def _text(value: Any) -> str:
+    """MySQL 8 returns information_schema's text columns as bytes."""
+    return value.decode() if isinstance(value, bytes) else str(value)
