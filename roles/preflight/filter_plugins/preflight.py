@@ -1,0 +1,88 @@
+"""Ansible filters of the role preflight: what is wrong with the inventory's groups and addresses."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+def group_problems(groups: dict[str, list[str]], wanted: dict[str, dict[str, Any]], top: str) -> list[str]:
+    """Return what is wrong with the sizes and places of the service groups."""
+    return list(_group_problems(groups, wanted, top))
+
+
+def _group_problems(groups: dict[str, list[str]], wanted: dict[str, dict[str, Any]], top: str) -> Iterator[str]:
+    remedy = "Remedy: correct the inventory's hosts file."
+    every_host = groups.get(top, [])
+    for name, rule in wanted.items():
+        hosts = groups.get(name, [])
+        least, most = rule.get("min", 0), rule.get("max")
+        if len(hosts) < least:
+            yield f"Groups: {name} has {_count(hosts)}, but needs at least {least}. {remedy}"
+        if most is not None and len(hosts) > most:
+            yield f"Groups: {name} has {_count(hosts)}, but at most {most} can serve. {remedy}"
+        if len(hosts) in rule.get("refused", []):
+            yield (
+                f"Groups: {name} has {_count(hosts)}: one host stores on a single node, four or more are a "
+                f"distributed store; nothing between them survives the loss of a host. {remedy}"
+            )
+        beside = rule.get("beside")
+        if beside and set(hosts) - set(groups.get(beside, [])):
+            yield f"Groups: {name} must be on the host of {beside}, not on {', '.join(hosts)}. {remedy}"
+        strangers = sorted(set(hosts) - set(every_host))
+        if strangers:
+            yield f"Groups: {', '.join(strangers)} in {name} but not in {top}. Remedy: make {name} a child of {top}."
+    idle = [host for host in every_host if not any(host in groups.get(name, []) for name in wanted)]
+    if idle:
+        yield f"Groups: {', '.join(idle)} in {top} but in none of its service groups. {remedy}"
+
+
+def _count(hosts: list[str]) -> str:
+    return f"{len(hosts)} host{'' if len(hosts) == 1 else 's'}"
+
+
+def address_problems(addresses: dict[str, str]) -> list[str]:
+    """Return what is wrong with the hosts' addresses: on several hosts, each needs its own that the others reach."""
+    if len(addresses) < 2:
+        return []
+    problems = []
+    owners: dict[str, list[str]] = {}
+    for host, address in addresses.items():
+        owners.setdefault(str(address), []).append(host)
+        try:
+            loopback = ipaddress.ip_address(address).is_loopback
+        except ValueError:
+            problems.append(f"Addresses: {host} has '{address}', which is no IP address. Remedy: set lakehouse_address.")
+            continue
+        if loopback:
+            problems.append(
+                f"Addresses: {host} has {address}, which the other hosts cannot reach. "
+                "Remedy: set its lakehouse_address to its private address."
+            )
+    problems += [
+        f"Addresses: {' and '.join(hosts)} all have {address}. Remedy: give each its own lakehouse_address."
+        for address, hosts in owners.items()
+        if len(hosts) > 1
+    ]
+    return problems
+
+
+def is_loopback_only(addresses: dict[str, str] | list[str]) -> bool:
+    """Return whether every address is one of the loopback interface; without any address, no."""
+    values = list(addresses.values() if isinstance(addresses, dict) else addresses)
+    try:
+        return bool(values) and all(ipaddress.ip_address(address).is_loopback for address in values)
+    except ValueError:
+        return False
+
+
+class FilterModule:
+    """The filters."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "group_problems": group_problems,
+            "address_problems": address_problems,
+            "is_loopback_only": is_loopback_only,
+        }
