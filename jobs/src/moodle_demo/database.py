@@ -1,0 +1,245 @@
+"""The demo database: whose tables these are, and the fast way of filling them.
+
+The table `lakehouse_demo_load` (outside Moodle's prefix) has one row per prefix: what was loaded, and when the load
+began and ended. A row without end is an interrupted load, which the next one replaces. Tables with the prefix but
+without a row were not made by this program and are never touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pymysql
+import pymysql.cursors
+
+from moodle_demo import schema
+from moodle_demo.errors import DemoError, UsageError
+from moodle_demo.settings import Connection
+
+MARKER = "lakehouse_demo_load"
+_CSV = pa.csv.WriteOptions(include_header=False, quoting_style="needed")
+
+
+@dataclass(frozen=True)
+class Marker:
+    """One row of the marker table: the data set under a prefix; `finished` is False for an interrupted load."""
+
+    dataset: str
+    fingerprint: str
+    parameters: str
+    finished: bool
+
+
+class Database:
+    """One connection to the demo database, with its tables under one prefix."""
+
+    def __init__(self, settings: Connection) -> None:
+        self.settings = settings
+        self.prefix = settings.prefix
+        self._connection = _connect(settings)
+
+    def close(self) -> None:
+        """Close the connection; the lock of the load goes with it."""
+        self._connection.close()
+
+    def execute(self, sql: str, arguments: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, arguments or None)
+            return list(cursor.fetchall())
+
+    def names(self) -> list[str]:
+        """Every table of the database that carries the prefix, with it."""
+        rows = self.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()")
+        return sorted(str(row[0]) for row in rows if str(row[0]).startswith(self.prefix) and row[0] != MARKER)
+
+    def marker(self) -> Marker | None:
+        """What the marker table says about this prefix, None when it has no row."""
+        if not self.execute(
+            "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = %s", (MARKER,)
+        ):
+            return None
+        rows = self.execute(
+            f"SELECT dataset, fingerprint, parameters, finished_at FROM {MARKER} WHERE prefix = %s", (self.prefix,)
+        )
+        return Marker(rows[0][0], rows[0][1], rows[0][2], rows[0][3] is not None) if rows else None
+
+    def lock(self) -> None:
+        """Take the load's lock, which ends with the connection."""
+        if self.execute("SELECT GET_LOCK(CONCAT(DATABASE(), %s), 0)", (f".{MARKER}",)) != [(1,)]:
+            raise DemoError(
+                f"Another moodle-demo is loading {self.settings.database} on {self.settings.host}: wait for its end."
+            )
+
+    def begin(self, marker: Marker) -> None:
+        """Note that a load begins, then drop every table under the prefix (only ever those of an earlier load)."""
+        if self.marker() is None and self.names():
+            raise UsageError(
+                f"Database {self.settings.database} on {self.settings.host} has tables {self.prefix}* that moodle-demo"
+                f" did not make ({', '.join(self.names()[:3])}, ...). It won't touch them, not even with --force:"
+                " choose another --database or --prefix, or drop them yourself."
+            )
+        self.execute(
+            f"CREATE TABLE IF NOT EXISTS {MARKER} (prefix VARCHAR(64) NOT NULL PRIMARY KEY, dataset VARCHAR(32) NOT"
+            " NULL, fingerprint CHAR(64) NOT NULL, parameters LONGTEXT NOT NULL, started_at DATETIME NOT NULL,"
+            " finished_at DATETIME NULL) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"
+        )
+        self.execute(
+            f"REPLACE INTO {MARKER} VALUES (%s, %s, %s, %s, UTC_TIMESTAMP(), NULL)",
+            (self.prefix, marker.dataset, marker.fingerprint, marker.parameters),
+        )
+        names = self.names()
+        if names:
+            self.execute("SET foreign_key_checks = 0")
+            self.execute("DROP TABLE " + ", ".join(f"`{name}`" for name in names))
+
+    def finish(self) -> None:
+        """Note that the load is complete."""
+        self.execute(f"UPDATE {MARKER} SET finished_at = UTC_TIMESTAMP() WHERE prefix = %s", (self.prefix,))
+
+    def create(self, names: Iterable[str]) -> None:
+        """Create tables of schema.yml, empty."""
+        for name in names:
+            self.execute(schema.tables()[name].create(self.prefix))
+
+    def counts(self) -> dict[str, int]:
+        """Rows of every table under the prefix, by name without it."""
+        return {
+            name.removeprefix(self.prefix): int(self.execute(f"SELECT COUNT(*) FROM `{name}`")[0][0])
+            for name in self.names()
+        }
+
+    def load(self, name: str, batches: Iterable[pa.Table]) -> int:
+        """Fill one empty table from Arrow tables of equal columns, as one LOAD DATA LOCAL; return the rows.
+
+        Columns that are left out get their defaults; an empty value of a nullable column is NULL. The rows are written
+        as CSV into a named pipe by a thread while the server reads, so neither waits for the other and memory holds
+        one batch. InnoDB loads an empty table in bulk, keys included, when it needn't check for duplicates.
+        """
+        stream = iter(batches)
+        first = next(stream, None)
+        if first is None:
+            return 0
+        statement = self._statement(name, first.column_names)
+        with tempfile.TemporaryDirectory(prefix="moodle-demo-") as folder:
+            pipe = os.path.join(folder, f"{name}.csv")
+            os.mkfifo(pipe, 0o600)
+            writer = _Writer(pipe, first, stream)
+            writer.start()
+            try:
+                with self._connection.cursor() as cursor:
+                    rows = cursor.execute(statement, (pipe,))
+            except pymysql.MySQLError as error:
+                writer.abandon()
+                if writer.error is None:
+                    raise _load_error(name, error) from error
+            finally:
+                writer.abandon()
+            if writer.error is not None:
+                raise writer.error
+        if rows != writer.rows:
+            raise DemoError(f"Table {self.prefix}{name}: {writer.rows} rows were sent, {rows} arrived. Load again.")
+        return rows
+
+    def _statement(self, name: str, given: list[str]) -> str:
+        """The LOAD DATA statement; %s stands for the file."""
+        columns = {column.name: column for column in schema.tables()[name].columns}
+        unknown = set(given) - set(columns)
+        if unknown:
+            raise KeyError(f"{name} has no columns {sorted(unknown)}")
+        targets, settings = [], []
+        for column in given:
+            targets.append(f"@{column}" if columns[column].nullable else f"`{column}`")
+            if columns[column].nullable:
+                settings.append(f"`{column}` = NULLIF(@{column}, '')")
+        for column in columns.values():
+            required = not column.nullable and column.default is None and column.name not in (*given, "id")
+            if required and column.is_text:
+                settings.append(f"`{column.name}` = ''")
+            elif required:
+                raise KeyError(f"{name}.{column.name} has no default and was not given")
+        return (
+            f"LOAD DATA LOCAL INFILE %s INTO TABLE `{self.prefix}{name}` CHARACTER SET utf8mb4"
+            " FIELDS TERMINATED BY ',' OPTIONALLY ENCLOSED BY '\"' ESCAPED BY '' LINES TERMINATED BY '\\n'"
+            f" ({', '.join(targets)})" + (f" SET {', '.join(settings)}" if settings else "")
+        )
+
+
+class _Writer(threading.Thread):
+    """Writes Arrow tables as CSV into a named pipe; keeps the error that ended it, if one did."""
+
+    def __init__(self, pipe: str, first: pa.Table, rest: Iterator[pa.Table]) -> None:
+        super().__init__(daemon=True, name="moodle-demo-writer")
+        self._pipe, self._first, self._rest = pipe, first, rest
+        self.rows = 0
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            with open(self._pipe, "wb") as sink, contextlib.closing(
+                pa.csv.CSVWriter(sink, self._first.schema, write_options=_CSV)
+            ) as writer:
+                batch: pa.Table | None = self._first
+                while batch is not None:
+                    writer.write_table(batch)
+                    self.rows += batch.num_rows
+                    batch = next(self._rest, None)
+        except BrokenPipeError:
+            pass
+        except Exception as error:  # noqa: BLE001 - carried to the thread that waits for this one
+            if not (isinstance(error, OSError) and "Broken pipe" in str(error)):
+                self.error = error
+
+    def abandon(self) -> None:
+        """Let the thread end, also when nobody ever opened the pipe for reading."""
+        if self.is_alive():
+            with contextlib.suppress(OSError):
+                reader = os.open(self._pipe, os.O_RDONLY | os.O_NONBLOCK)
+                self.join(timeout=0.2)
+                os.close(reader)
+        self.join(timeout=30)
+
+
+def _connect(settings: Connection) -> pymysql.Connection[pymysql.cursors.Cursor]:
+    try:
+        return pymysql.connect(
+            host=settings.host,
+            port=settings.port,
+            user=settings.user,
+            password=settings.password,
+            database=settings.database,
+            charset="utf8mb4",
+            autocommit=True,
+            local_infile=True,
+            connect_timeout=10,
+            init_command="SET SESSION unique_checks = 0, foreign_key_checks = 0, time_zone = '+00:00',"
+            " sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO'",
+        )
+    except pymysql.MySQLError as error:
+        code, message = (error.args + ("", ""))[:2]
+        if code == 1045:
+            raise UsageError(
+                f"Database {settings} refused the password. Compare the password file with the user's password there."
+            ) from error
+        if code in (1044, 1049):
+            raise UsageError(
+                f"Database {settings}: {message}. Create it, and grant the user everything in it."
+            ) from error
+        raise DemoError(
+            f"Database {settings} cannot be reached: {message}. Is it running, and are host and port right?"
+        ) from error
+
+
+def _load_error(name: str, error: pymysql.MySQLError) -> DemoError:
+    code, message = (error.args + ("", ""))[:2]
+    if code in (1148, 3948, 4166):
+        return DemoError("The database server refuses LOAD DATA LOCAL: set local_infile=ON there, then load again.")
+    return DemoError(f"Table {name} could not be loaded: {message} ({code}). Correct that and load again.")
