@@ -1,0 +1,85 @@
+"""Fills the empty variables of a vault file with random values and encrypts it, with the vault password Ansible was given."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import string
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.common.text.converters import to_bytes, to_text
+from ansible.parsing.vault import is_encrypted, match_encrypt_secret
+from ansible.plugins.action import ActionBase
+
+DOCUMENTATION = """
+action: vault_fill
+short_description: Fill the empty variables of a vault file with random values and encrypt it
+description:
+  - Runs on the controller. Comments and order stay. A value that is there is never changed.
+  - Nothing is written before the whole new content is known; the file is replaced in one step.
+options:
+  path:
+    description: The file, YAML with one variable a line, encrypted or not.
+    type: path
+    required: true
+  length:
+    description: Letters and digits of a random value.
+    type: int
+    default: 32
+"""
+
+EMPTY = re.compile(r"""^(vault_\w+):[ \t]*(?:""|''|~|null)?[ \t]*(#.*)?$""", re.MULTILINE)
+ALPHABET = string.ascii_letters + string.digits
+
+
+class ActionModule(ActionBase):
+    TRANSFERS_FILES = False
+    _VALID_ARGS = frozenset(("path", "length"))
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        path = Path(str(self._task.args["path"]))
+        length = int(self._task.args.get("length", 32))
+
+        vault = self._loader._vault
+        if not vault.secrets:
+            raise AnsibleActionFail(
+                f"No vault password was given, and without one {path} cannot be encrypted. Write a long random text into a file "
+                "outside the repository (mode 0600), then add --vault-password-file FILE; or type one: --ask-vault-pass."
+            )
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise AnsibleActionFail(f"{path}: {error.strerror}. Copy the file from inventories/prod.") from error
+
+        was_encrypted = is_encrypted(content)
+        text = to_text(vault.decrypt(content) if was_encrypted else content)
+        filled = [match[1] for match in EMPTY.finditer(text)]
+        new = EMPTY.sub(lambda match: self._line(match, length), text)
+
+        result["filled"] = filled
+        result["changed"] = bool(filled) or not was_encrypted
+        if result["changed"] and not self._task.check_mode:
+            _, secret = match_encrypt_secret(vault.secrets)
+            self._replace(path, to_bytes(vault.encrypt(to_bytes(new), secret)))
+        return result
+
+    @staticmethod
+    def _line(match: re.Match[str], length: int) -> str:
+        value = "".join(secrets.choice(ALPHABET) for _ in range(length))
+        return f"{match[1]}: {value}" + (f"  {match[2]}" if match[2] else "")
+
+    @staticmethod
+    def _replace(path: Path, content: bytes) -> None:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.replace(temporary, path)  # mkstemp made it 0600
+        except BaseException:
+            os.unlink(temporary)
+            raise
