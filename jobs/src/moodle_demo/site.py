@@ -5,6 +5,7 @@ Rows are kept column-wise and only with the columns that differ from Moodle's de
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections import defaultdict
@@ -49,6 +50,7 @@ class Course:
     created: int
     start: int
     end: int
+    item: int  # the grade item of its total
     sections: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     section_ids: dict[int, int] = field(default_factory=dict)
 
@@ -168,16 +170,28 @@ class Site:
         self.log.add("user_created", created[real], ADMIN, object=ids[real], related=ids[real], flags=logs.CLI)
         return ids
 
-    def store_users(self, first_access: Ints, last_access: Ints, last_login: Ints | None = None) -> None:
-        """Add the rows of every user; the arrays are indexed by user id, epoch seconds, 0 for never."""
+    def store_users(self, first_access: Ints, last_access: Ints, deleted: dict[int, int] | None = None) -> None:
+        """Add the rows of every user; the arrays are indexed by user id, epoch seconds, 0 for never.
+
+        `deleted` has the time of deletion of deleted users, whose rows stay, scrambled as Moodle does.
+        """
+        deleted = deleted or {}
         for ids, usernames, first, last, idnumbers, created in self._users:
-            login = last_access if last_login is None else last_login
+            emails = [f"{name}@example.org" for name in usernames]
+            modified = np.array(created)
+            for place, number in enumerate(ids.tolist()):
+                if number in deleted:
+                    modified[place] = deleted[number]
+                    usernames[place] = f"{emails[place]}.{deleted[number]}"
+                    emails[place] = hashlib.md5(emails[place].encode(), usedforsecurity=False).hexdigest()
+                    idnumbers[place] = ""
             self.add(
                 "user", id=ids, confirmed=1, mnethostid=1, username=usernames, firstname=first, lastname=last,
-                idnumber=idnumbers, email=[f"{name}@example.org" for name in usernames], firstaccess=first_access[ids],
-                lastaccess=last_access[ids], lastlogin=login[ids], currentlogin=login[ids],
+                idnumber=idnumbers, email=emails, deleted=np.isin(ids, list(deleted)).astype(np.int8),
+                firstaccess=first_access[ids], lastaccess=last_access[ids], lastlogin=last_access[ids],
+                currentlogin=last_access[ids],
                 lastip=[_dotted(value) if value else "" for value in address(ids)],
-                timecreated=created, timemodified=created,
+                timecreated=created, timemodified=modified,
             )  # fmt: skip
 
     # Courses and what is in them
@@ -199,13 +213,15 @@ class Site:
                 timemodified=created,
             )[0]
         )  # fmt: skip
-        self.add(
-            "grade_items", courseid=number, itemtype="course", iteminstance=number, sortorder=1, timecreated=created,
-            timemodified=created,
+        item = int(
+            self.add(
+                "grade_items", courseid=number, itemtype="course", iteminstance=number, sortorder=1,
+                timecreated=created, timemodified=created,
+            )[0]
         )  # fmt: skip
         text = self.log.text(json.dumps({"shortname": shortname, "fullname": fullname}))
         self.log.add("course_created", created, ADMIN, course=number, object=number, a=text)
-        return Course(number, shortname, context, enrol, category, created, start, end)
+        return Course(number, shortname, context, enrol, category, created, start, end, item)
 
     def module(
         self,
@@ -272,7 +288,7 @@ class Site:
 
     def enrol(
         self, course: Course, users: Ints, role: int, time: Ints, left: Ints | None = None, by: int = ADMIN,
-        flags: int = 0,
+        flags: int = 0, suspended: npt.NDArray[np.bool_] | None = None,
     ) -> None:  # fmt: skip
         """Enrol users with a role, and unenrol those whose `left` (epoch seconds) is not 0, as Moodle does.
 
@@ -285,6 +301,7 @@ class Site:
         self.add(
             "user_enrolments", id=enrolments[stay], enrolid=course.enrol, userid=users[stay], timestart=time[stay],
             timeend=0, modifierid=by, timecreated=time[stay], timemodified=time[stay],
+            status=0 if suspended is None else suspended[stay].astype(np.int8),
         )  # fmt: skip
         self.add(
             "role_assignments", id=roles[stay], roleid=role, contextid=course.context, userid=users[stay],
@@ -308,12 +325,15 @@ class Site:
 
     def grades(
         self, item: int, course: int, users: Ints, grade: npt.NDArray[np.float64], submitted: Ints, graded: Ints,
-        left: Ints, source: str, by: int | Ints, overridden: bool = False,
+        left: Ints, source: str, by: int | Ints, overridden: bool = False, actor: int | None = None,
+        earlier: tuple[npt.NDArray[np.float64], Ints] | None = None,
     ) -> None:  # fmt: skip
         """Grades of one item with their history and events.
 
         `grade` 0 to 100, NaN for none yet; `submitted` 0 when there was no submission; `left` 0 or the unenrolment,
         which deletes the grades given until then and leaves them in grade_grades_history only, as Moodle does.
+        `by` graded, `actor` (by default the same) acts in the log. `earlier`: a grade (NaN: none) that stood before,
+        and since when.
         """
         ids = self.new_ids("grade_grades", len(users))
         by = np.broadcast_to(np.asarray(by, np.int64), len(users))
@@ -333,14 +353,31 @@ class Site:
             timemodified=pa.array(graded, mask=~given).filter(keep),
             aggregationstatus=np.where(given, "used", "novalue")[~gone],
         )  # fmt: skip
-        self._history.append((1, known, ids, source, by, now, np.ones(len(users), bool)))
+        before = np.zeros(len(users), bool)
+        if earlier is not None:
+            before = ~np.isnan(earlier[0])
+            old = pa.array(np.where(before, earlier[0], 0.0), mask=~before)
+            was = {**now, "rawgrade": old, "finalgrade": old}
+            self._history.append((1, earlier[1], ids, source, by, was, before))
+        self._history.append((1, known, ids, source, by, now, ~before))
+        self._history.append((2, known, ids, source, by, now, before))
         self._history.append((3, left, ids, "userdelete", np.full(len(users), ADMIN), now, gone))
+        actors = by if actor is None else np.full(len(users), actor)
         hundredths = np.round(np.where(given, grade, 0) * 100).astype(np.int64)
-        at = {"course": course, "object": ids, "related": users, "a": np.full(len(users), item), "b": hundredths}
-        for event, mask, time, who in (("user_graded", given, graded, by), ("grade_deleted", gone & given, left, by)):
-            chosen = {name: values[mask] if _is_column(values) else values for name, values in at.items()}
-            actor = np.full(int(mask.sum()), ADMIN) if event == "grade_deleted" else who[mask]
-            self.log.add(event, time[mask], actor, **chosen)
+        if earlier is not None:
+            first = np.round(np.where(before, earlier[0], 0) * 100).astype(np.int64)
+            self._graded("user_graded", earlier[1], actors, course, item, ids, users, first, before)
+        self._graded("user_graded", graded, actors, course, item, ids, users, hundredths, given)
+        admin = np.full(len(users), ADMIN)
+        self._graded("grade_deleted", left, admin, course, item, ids, users, hundredths, gone & given)
+
+    def _graded(
+        self, event: str, time: Ints, by: Ints, course: int, item: int, ids: Ints, users: Ints, hundredths: Ints,
+        mask: npt.NDArray[np.bool_],
+    ) -> None:  # fmt: skip
+        self.log.add(
+            event, time[mask], by[mask], course=course, object=ids[mask], related=users[mask], a=item, b=hundredths[mask]
+        )
 
     def finish_history(self) -> None:
         """Store grade_grades_history in the order of time."""
