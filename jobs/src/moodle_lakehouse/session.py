@@ -72,6 +72,7 @@ def local(warehouse: str | os.PathLike[str], *, cores: int = 2, name: str = "moo
     The jars come from the folder named by LAKEHOUSE_TEST_JARS, or are those of the installed pyspark.
     """
     use_utc()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     Path(warehouse).mkdir(parents=True, exist_ok=True)
     builder = (
         SparkSession.builder.master(f"local[{cores}]")
