@@ -35,7 +35,9 @@ class CallbackModule(CallbackBase):
         if not self.began:
             return
         ends = [moment for _, moment in self.began[1:]] + [time.monotonic()]
-        rows = [(name, end - start, end - self.began[0][1]) for (name, start), end in zip(self.began, ends, strict=True)]
+        rows = [
+            (name, end - start, end - self.began[0][1]) for (name, start), end in zip(self.began, ends, strict=True)
+        ]
         width = max(len(name) for name, _, _ in rows)
         self._display.display(f"\n{'Phase':{width}}  seconds    in all")
         for name, seconds, total in rows:

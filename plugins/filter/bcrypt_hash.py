@@ -37,7 +37,9 @@ _value:
 def bcrypt_hash(password: str, previous: str = "") -> str:
     secret = str(password).encode()
     if len(secret) > 72:
-        raise AnsibleFilterError("bcrypt takes passwords of at most 72 bytes: shorten the passwords of the users of edge.")
+        raise AnsibleFilterError(
+            "bcrypt takes passwords of at most 72 bytes: shorten the passwords of the users of edge."
+        )
     in_use = re.search(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}", str(previous))
     if in_use and bcrypt.checkpw(secret, in_use[0].encode()):
         return in_use[0]

@@ -19,4 +19,13 @@ except NoSuchTableError:
     rows = []
 for row in sorted(rows, key=lambda row: row["started_at"])[-12:]:
     seconds = (row["finished_at"] - row["started_at"]).total_seconds()
-    print(json.dumps({"started": f"{row['started_at']:%Y-%m-%d %H:%M:%S}", "job": row["job"], "status": row["status"], "seconds": round(seconds)}))
+    print(
+        json.dumps(
+            {
+                "started": f"{row['started_at']:%Y-%m-%d %H:%M:%S}",
+                "job": row["job"],
+                "status": row["status"],
+                "seconds": round(seconds),
+            }
+        )
+    )

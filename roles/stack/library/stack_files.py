@@ -1,0 +1,117 @@
+#!/usr/bin/python
+"""Keeps a directory's files exactly as given: one call instead of one for each of two dozen small files."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = """
+module: stack_files
+short_description: Keep a directory's files exactly as given
+description:
+  - Writes what is missing or different, with owner and mode, each file in one step.
+  - A file in the directory that is not among them is removed, so that no secret outlives the service that read it.
+options:
+  directory:
+    description: The directory. It must exist.
+    type: path
+    required: true
+  mode:
+    description: Mode of the files, in octal.
+    type: str
+    required: true
+  files:
+    description: Name to the file's content and uid (owner and group).
+    type: dict
+    required: true
+"""
+
+EXAMPLES = """
+- stack_files:
+    directory: /opt/lakehouse/config
+    mode: "0644"
+    files:
+      jobs.yml: {content: "...", uid: 10005}
+"""
+
+RETURN = """
+written:
+  description: Names of the files that were missing or different.
+  type: list
+  elements: str
+removed:
+  description: Names of the files that do not belong there.
+  type: list
+  elements: str
+"""
+
+
+def read(path: str) -> tuple[bytes, int, int, int] | None:
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            return file.read(), status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def write(path: str, content: bytes, uid: int, mode: int) -> None:
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chown(temporary, uid, uid)
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "directory": {"type": "path", "required": True},
+            "mode": {"type": "str", "required": True},
+            "files": {"type": "dict", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    directory, mode = module.params["directory"], int(module.params["mode"], 8)
+    wanted = module.params["files"]
+    there = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+    written, diff = [], []
+    for name, item in wanted.items():
+        path = os.path.join(directory, name)
+        content, uid = item["content"].encode(), int(item["uid"])
+        before = read(path)
+        if before == (content, uid, uid, mode):
+            continue
+        written.append(name)
+        diff.append(
+            {
+                "before_header": path,
+                "after_header": path,
+                "before": before[0].decode(errors="replace") if before else "",
+                "after": item["content"],
+            }
+        )
+        if not module.check_mode:
+            write(path, content, uid, mode)
+    removed = [name for name in there if name not in wanted]
+    if not module.check_mode:
+        for name in removed:
+            os.unlink(os.path.join(directory, name))
+    result: dict[str, Any] = {"changed": bool(written or removed), "written": written, "removed": removed}
+    if module._diff:
+        result["diff"] = diff
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
