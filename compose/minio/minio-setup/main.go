@@ -1,0 +1,336 @@
+// minio-setup brings a MinIO server to the state that a document describes. It runs in the server's own container, so no
+// client for MinIO is needed anywhere else and the root password stays where it is.
+//
+//	minio-setup apply [--check] < document.json    prints {"changed": true, "changes": ["bucket warehouse made"]}
+//	minio-setup health                             exit status 0 when the server is up
+//
+// Document: {"buckets": ["b"], "policies": {"p": {...}}, "users": [{"name": "u", "secret": "...", "policies": ["p"]}]}
+// Nothing is deleted. A user's secret is replaced when the server refuses it; its policies become exactly those listed.
+//
+// MINIO_SETUP_URL (http://127.0.0.1:9000), MINIO_ROOT_USER or _FILE, MINIO_ROOT_PASSWORD or _FILE.
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/minio/madmin-go/v3"
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+)
+
+type user struct {
+	Name     string   `json:"name"`
+	Secret   string   `json:"secret"`
+	Policies []string `json:"policies"`
+}
+
+type document struct {
+	Buckets  []string                   `json:"buckets"`
+	Policies map[string]json.RawMessage `json:"policies"`
+	Users    []user                     `json:"users"`
+}
+
+type result struct {
+	Changed bool     `json:"changed"`
+	Changes []string `json:"changes"`
+}
+
+type setup struct {
+	server    *url.URL
+	transport *http.Transport
+	admin     *madmin.AdminClient
+	root      *minio.Client
+	check     bool
+	changes   []string
+}
+
+const patience = 60 * time.Second
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "minio-setup:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	server, err := url.Parse(environment("MINIO_SETUP_URL", "http://127.0.0.1:9000"))
+	if err != nil {
+		return fmt.Errorf("MINIO_SETUP_URL: %w", err)
+	}
+	// The certificate names the service, not the loopback address.
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}}
+	switch strings.Join(args, " ") {
+	case "health":
+		return health(server, transport)
+	case "apply", "apply --check":
+		return apply(server, transport, len(args) == 2)
+	}
+	return errors.New("usage: minio-setup apply [--check] < document.json | minio-setup health")
+}
+
+func health(server *url.URL, transport *http.Transport) error {
+	client := http.Client{Transport: transport, Timeout: 3 * time.Second}
+	response, err := client.Get(server.JoinPath("/minio/health/live").String())
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("the server answers %s", response.Status)
+	}
+	return nil
+}
+
+func apply(server *url.URL, transport *http.Transport, check bool) error {
+	decoder := json.NewDecoder(os.Stdin)
+	decoder.DisallowUnknownFields()
+	var want document
+	if err := decoder.Decode(&want); err != nil {
+		return fmt.Errorf("the document on standard input cannot be read: %w", err)
+	}
+	name, err := secret("MINIO_ROOT_USER")
+	if err != nil {
+		return err
+	}
+	password, err := secret("MINIO_ROOT_PASSWORD")
+	if err != nil {
+		return err
+	}
+	s := &setup{server: server, transport: transport, check: check, changes: []string{}}
+	if s.root, err = s.client(name, password); err != nil {
+		return err
+	}
+	if s.admin, err = madmin.NewWithOptions(server.Host, &madmin.Options{
+		Creds: credentials.NewStaticV4(name, password, ""), Secure: server.Scheme == "https",
+	}); err != nil {
+		return err
+	}
+	s.admin.SetCustomTransport(transport)
+
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := s.wait(ctx); err != nil {
+		return err
+	}
+	for _, bucket := range want.Buckets {
+		if err := s.bucket(ctx, bucket); err != nil {
+			return fmt.Errorf("bucket %s: %w", bucket, err)
+		}
+	}
+	names := make([]string, 0, len(want.Policies))
+	for policy := range want.Policies {
+		names = append(names, policy)
+	}
+	sort.Strings(names)
+	for _, policy := range names {
+		if err := s.policy(ctx, policy, want.Policies[policy]); err != nil {
+			return fmt.Errorf("policy %s: %w", policy, err)
+		}
+	}
+	for _, u := range want.Users {
+		if err := s.user(ctx, u); err != nil {
+			return fmt.Errorf("user %s: %w", u.Name, err)
+		}
+	}
+	return json.NewEncoder(os.Stdout).Encode(result{Changed: len(s.changes) > 0, Changes: s.changes})
+}
+
+// wait returns when the server has initialised its users; a wrong root password is reported at once.
+func (s *setup) wait(ctx context.Context) error {
+	for {
+		_, err := s.admin.ListCannedPolicies(ctx)
+		if err == nil {
+			return nil
+		}
+		switch madmin.ToErrorResponse(err).Code {
+		case "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "XMinioAdminInvalidAccessKey":
+			return fmt.Errorf("the server refuses the root credentials: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s does not answer: %w", s.server, err)
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (s *setup) client(name, password string) (*minio.Client, error) {
+	return minio.New(s.server.Host, &minio.Options{
+		Creds: credentials.NewStaticV4(name, password, ""), Secure: s.server.Scheme == "https", Transport: s.transport,
+	})
+}
+
+// change does something unless only a check was asked for, and notes it.
+func (s *setup) change(note string, do func() error) error {
+	if !s.check {
+		if err := do(); err != nil {
+			return err
+		}
+	}
+	s.changes = append(s.changes, note)
+	return nil
+}
+
+func (s *setup) bucket(ctx context.Context, name string) error {
+	exists, err := s.root.BucketExists(ctx, name)
+	if err != nil || exists {
+		return err
+	}
+	return s.change("bucket "+name+" made", func() error {
+		return s.root.MakeBucket(ctx, name, minio.MakeBucketOptions{})
+	})
+}
+
+func (s *setup) policy(ctx context.Context, name string, want json.RawMessage) error {
+	have, err := s.admin.InfoCannedPolicyV2(ctx, name)
+	if err != nil && madmin.ToErrorResponse(err).Code != "XMinioAdminNoSuchPolicy" {
+		return err
+	}
+	if err == nil && same(have.Policy, want) {
+		return nil
+	}
+	return s.change("policy "+name+" set", func() error { return s.admin.AddCannedPolicy(ctx, name, want) })
+}
+
+func (s *setup) user(ctx context.Context, want user) error {
+	have, err := s.admin.GetUserInfo(ctx, want.Name)
+	if err != nil && madmin.ToErrorResponse(err).Code != "XMinioAdminNoSuchUser" {
+		return err
+	}
+	known := err == nil
+	if !known || have.Status != madmin.AccountEnabled || !s.authenticates(ctx, want) {
+		note := "user " + want.Name + " made"
+		if known {
+			note = "user " + want.Name + " got a new secret"
+		}
+		err := s.change(note, func() error { return s.admin.AddUser(ctx, want.Name, want.Secret) })
+		if err != nil {
+			return err
+		}
+	}
+	attached := []string{}
+	if have.PolicyName != "" {
+		attached = strings.Split(have.PolicyName, ",")
+	}
+	slices.Sort(attached)
+	wanted := slices.Sorted(slices.Values(want.Policies))
+	if slices.Equal(attached, wanted) {
+		return nil
+	}
+	return s.change("user "+want.Name+" got its policies", func() error {
+		var gone, missing []string
+		for _, policy := range attached {
+			if !slices.Contains(wanted, policy) {
+				gone = append(gone, policy)
+			}
+		}
+		for _, policy := range wanted {
+			if !slices.Contains(attached, policy) {
+				missing = append(missing, policy)
+			}
+		}
+		if len(missing) > 0 {
+			if _, err := s.admin.AttachPolicy(ctx, madmin.PolicyAssociationReq{Policies: missing, User: want.Name}); err != nil {
+				return err
+			}
+		}
+		if len(gone) > 0 {
+			if _, err := s.admin.DetachPolicy(ctx, madmin.PolicyAssociationReq{Policies: gone, User: want.Name}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// authenticates tells whether the server knows the user by this secret; what the user may do does not matter.
+func (s *setup) authenticates(ctx context.Context, u user) bool {
+	client, err := s.client(u.Name, u.Secret)
+	if err != nil {
+		return false
+	}
+	_, err = client.ListBuckets(ctx)
+	return err == nil || minio.ToErrorResponse(err).Code == "AccessDenied"
+}
+
+// same compares two policies as documents: MinIO stores them in a form of its own, lists sorted differently.
+func same(a, b []byte) bool {
+	var first, second any
+	if json.Unmarshal(a, &first) != nil || json.Unmarshal(b, &second) != nil {
+		return false
+	}
+	one, _ := json.Marshal(canonical(first))
+	two, _ := json.Marshal(canonical(second))
+	return bytes.Equal(one, two)
+}
+
+// canonical sorts the lists and makes a list of one of each single string: "s3:*" and ["s3:*"] mean the same.
+func canonical(value any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		for key, item := range v {
+			if text, ok := item.(string); ok && (key == "Action" || key == "Resource") {
+				item = []any{text}
+			}
+			v[key] = canonical(item)
+		}
+		// An empty identifier is as good as none, and every statement of a user's policy is about that user.
+		for _, key := range []string{"Sid", "ID", "Id"} {
+			if v[key] == "" {
+				delete(v, key)
+			}
+		}
+		return v
+	case []any:
+		for i := range v {
+			v[i] = canonical(v[i])
+		}
+		sort.Slice(v, func(i, j int) bool {
+			one, _ := json.Marshal(v[i])
+			two, _ := json.Marshal(v[j])
+			return bytes.Compare(one, two) < 0
+		})
+		return v
+	}
+	return value
+}
+
+func environment(name, otherwise string) string {
+	if value := os.Getenv(name); value != "" {
+		return value
+	}
+	return otherwise
+}
+
+// secret reads NAME, or the file that NAME_FILE names, as MinIO itself does.
+func secret(name string) (string, error) {
+	file := os.Getenv(name + "_FILE")
+	if file == "" {
+		if value := os.Getenv(name); value != "" {
+			return value, nil
+		}
+		return "", fmt.Errorf("neither %s nor %s_FILE is set", name, name)
+	}
+	if !filepath.IsAbs(file) {
+		file = filepath.Join("/run/secrets", file)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(text)), nil
+}
