@@ -53,7 +53,9 @@ def address_problems(addresses: dict[str, str]) -> list[str]:
         try:
             loopback = ipaddress.ip_address(address).is_loopback
         except ValueError:
-            problems.append(f"Addresses: {host} has '{address}', which is no IP address. Remedy: set lakehouse_address.")
+            problems.append(
+                f"Addresses: {host} has '{address}', which is no IP address. Remedy: set lakehouse_address."
+            )
             continue
         if loopback:
             problems.append(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import email.utils
 import errno
@@ -121,11 +122,6 @@ def check_system(releases: list[str], os_release: str = "/etc/os-release") -> It
         yield (
             f"Operating system: {values.get('PRETTY_NAME', 'unknown')}, but only Debian {' and '.join(releases)} are "
             "supported. Remedy: use such a machine."
-        )
-    if sys.version_info < (3, 11):
-        yield (
-            f"Python: {sys.executable} is {sys.version.split()[0]}, but 3.11 or newer is needed. "
-            "Remedy: Debian 12 and 13 bring it; let ansible_python_interpreter be /usr/bin/python3."
         )
 
 
@@ -250,25 +246,30 @@ def check_apt(timeout: int) -> tuple[list[str], float]:
     debian = [uri for uri, suite in uris if suite in (codename, "stable") or suite.startswith(f"{codename}-")]
     if not debian:
         return [f"Package sources: none for {codename} in /etc/apt. Remedy: add Debian's, or your mirror's, to it."], 0
-    problems, ahead = [], 0.0
-    options = [f"-oAcquire::{name}={value}" for name, value in (("Retries", 0), ("ForceIPv4", "false"))]
-    options += [f"-oAcquire::{scheme}::Timeout={timeout}" for scheme in ("http", "https")]
-    options += [f"-oDebug::Acquire::{scheme}=true" for scheme in ("http", "https")]
-    with tempfile.TemporaryDirectory() as directory:
-        for uri in debian:
-            got = run("/usr/lib/apt/apt-helper", *options, "download-file", uri, f"{directory}/x", timeout=6 * timeout)
-            output = got.stdout + got.stderr if got else ""
-            header = re.search(r"^date:\s*(.+?)\s*$", output, re.MULTILINE | re.IGNORECASE)
-            if header:
-                with contextlib.suppress(ValueError):
-                    ahead = max(ahead, email.utils.parsedate_to_datetime(header.group(1)).timestamp() - time.time())
-            if got is None or got.returncode:
-                errors = [line for line in output.splitlines() if line.startswith(("E:", "Err:"))]
-                problems.append(
-                    f"Package source: {uri} cannot be read ({errors[-1] if errors else 'no answer in time'}). "
-                    "Remedy: repair /etc/apt, the name resolution, the route or apt's proxy; try apt-get update."
-                )
-    return problems, ahead
+    options = [f"-oAcquire::{scheme}::Timeout={timeout}" for scheme in ("http", "https")]
+    options += [f"-oDebug::Acquire::{scheme}=true" for scheme in ("http", "https")]  # shows the answer's date
+
+    def probe(uri: str) -> tuple[str, float]:
+        with tempfile.TemporaryDirectory() as directory:
+            command = ("/usr/lib/apt/apt-helper", "-oAcquire::Retries=0", *options, "download-file", uri)
+            got = run(*command, f"{directory}/file", timeout=6 * timeout)
+        output = got.stdout + got.stderr if got else ""
+        header = re.search(r"^date:\s*(.+?)\s*$", output, re.MULTILINE | re.IGNORECASE)
+        ahead = 0.0
+        if header:
+            with contextlib.suppress(ValueError):
+                ahead = max(0.0, email.utils.parsedate_to_datetime(header.group(1)).timestamp() - time.time())
+        if got and got.returncode == 0:
+            return "", ahead
+        errors = [line for line in output.splitlines() if line.startswith(("E:", "Err:"))]
+        return (
+            f"Package source: {uri} cannot be read ({errors[-1] if errors else 'no answer in time'}). "
+            "Remedy: repair /etc/apt, the name resolution, the route or apt's proxy; try apt-get update."
+        ), ahead
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        answers = list(pool.map(probe, debian))
+    return [problem for problem, _ in answers if problem], max(ahead for _, ahead in answers)
 
 
 def check_pip(timeout: int) -> Iterator[str]:
@@ -350,9 +351,11 @@ def main() -> None:
     problems += check_endpoints(wanted["endpoints"], wanted["timeout"])
     if wanted["registries"] and not images_present:
         # A caching proxy repeats old answers, so their dates prove a clock to be behind, never ahead: 0 at least.
-        apt_problems, clocks["the package source"] = check_apt(wanted["timeout"])
-        problems += apt_problems
-        problems += check_pip(wanted["timeout"])
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            apt = pool.submit(check_apt, wanted["timeout"])
+            pip_problems = list(check_pip(wanted["timeout"]))
+            apt_problems, clocks["the package source"] = apt.result()
+        problems += [*apt_problems, *pip_problems]
     problems += check_clock(clocks, wanted["clock_tolerance"])
     module.exit_json(changed=False, problems=problems, images_present=images_present)
 

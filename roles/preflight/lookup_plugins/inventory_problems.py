@@ -51,8 +51,8 @@ def leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
     """Yield each single value below a variable, with its dotted name."""
     if isinstance(value, dict):
         for key, item in value.items():
-            # A key that is a placeholder (a host's name) counts as a value, too.
-            yield (f"{name}.{key}" if name else str(key)), str(key)
+            if isinstance(item, dict):  # a placeholder may be a host's name, too
+                yield (f"{name}.{key}" if name else str(key)), str(key)
             yield from leaves(f"{name}.{key}" if name else str(key), item)
     elif isinstance(value, list):
         for position, item in enumerate(value):
@@ -75,38 +75,64 @@ class LookupModule(LookupBase):
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[str]:
         """Return the problems of the inventories in terms."""
         self.set_options(var_options=variables, direct=kwargs)
-        files = [path for term in terms for path in inventory_files(Path(term))]
+        inventory = Path(terms[0]).name if terms else "INVENTORY"
+        remedies = {
+            "still {placeholder}": "fill in your own value.",
+            "empty": f"./lakehouse secrets {inventory} fills it with a random value.",
+            "known to everyone, and this inventory listens on more than the loopback interface": (
+                f"empty it, then ./lakehouse secrets {inventory} fills it with a random value."
+            ),
+        }
+        problems: list[str] = []
+        found: dict[tuple[str, str], list[str]] = {}
         seen: set[str] = set()
-        problems = [problem for path in files for problem in self.file_problems(path, seen)]
-        # Secrets from elsewhere, such as the command line: their effective values count.
-        for name in sorted(set(variables or {}) - seen):
-            if name.startswith(self.get_option("secrets_prefix")):
-                problems += self.value_problems("not in a file", name, self._templar.template(variables[name]))
-        return list(dict.fromkeys(problems))
-
-    def file_problems(self, path: Path, seen: set[str]) -> Iterator[str]:
-        try:
-            content = self._loader.load_from_file(str(path), cache="none", trusted_as_template=False)
-            values = leaves("", content)
-        except AnsibleError as error:
-            if path.suffix not in (".ini", "") or "vault" in str(error).lower():
-                yield f"Inventory: {path} cannot be read: {error}. Remedy: correct it, or give the vault's password."
-                return
-            values = plain_lines(path.read_text(encoding="utf-8"))
-        for name, value in values:
-            variable = name.rpartition(".")[2]
-            seen.add(variable)
-            yield from self.value_problems(str(path), variable if variable.startswith("vault") else name, value)
-
-    def value_problems(self, place: str, name: str, value: Any) -> Iterator[str]:
-        placeholder = self.get_option("placeholder")
-        if placeholder in str(value):
-            yield f"Inventory: {name} is still {placeholder} ({place}). Remedy: fill it in."
-        elif name.startswith(self.get_option("secrets_prefix")):
-            if not value:
-                yield f"Inventory: {name} is empty ({place}). Remedy: ./lakehouse secrets INVENTORY fills it."
-            elif str(value) in self.get_option("well_known"):
-                yield (
-                    f"Inventory: {name} is a password that everyone knows, and this inventory listens on more than "
-                    f"the loopback interface ({place}). Remedy: empty it and run ./lakehouse secrets INVENTORY."
+        for path in (path for term in terms for path in inventory_files(Path(term))):
+            try:
+                values = list(self.file_values(path))
+            except AnsibleError as error:
+                problems.append(
+                    f"Inventory: {path} cannot be read: {str(error).strip()}. "
+                    "Remedy: correct it, or give the vault's password: --ask-vault-pass"
                 )
+                continue
+            for name, value in values:
+                seen.add(name.rpartition(".")[2])
+                found.setdefault((self.kind(name, value), str(path)), []).append(name)
+        # Secrets from elsewhere, such as the command line: their effective values count.
+        effective = variables or {}
+        for name in sorted(set(effective) - seen):
+            if name.startswith(self.get_option("secrets_prefix")):
+                kind = self.kind(name, self._templar.template(effective[name]))
+                found.setdefault((kind, "not in a file of the inventory"), []).append(name)
+        for (kind, place), names in found.items():
+            if kind:
+                unique = list(dict.fromkeys(names))
+                what = kind.format(placeholder=self.get_option("placeholder"))
+                verb = "is" if len(unique) == 1 else "are"
+                problems.append(f"Inventory: {', '.join(unique)} {verb} {what} ({place}). Remedy: {remedies[kind]}")
+        return problems
+
+    def file_values(self, path: Path) -> Iterator[tuple[str, str]]:
+        """Yield names and values of a file; a file that is not YAML is read as INI."""
+        try:
+            content = self._loader.load_from_file(str(path), cache="none")
+        except AnsibleError:
+            text = path.read_text(encoding="utf-8")
+            if path.suffix not in (".ini", "") or text.startswith("$ANSIBLE_VAULT"):
+                raise
+            yield from plain_lines(text)
+        else:
+            for name, value in leaves("", content):
+                is_secret = name.rpartition(".")[2].startswith(self.get_option("secrets_prefix"))
+                yield (name.rpartition(".")[2] if is_secret else name.removeprefix("all.")), value
+
+    def kind(self, name: str, value: Any) -> str:
+        """Return what is wrong with a value, or nothing."""
+        if self.get_option("placeholder") in str(value):
+            return "still {placeholder}"
+        if name.startswith(self.get_option("secrets_prefix")):
+            if not value:
+                return "empty"
+            if str(value) in self.get_option("well_known"):
+                return "known to everyone, and this inventory listens on more than the loopback interface"
+        return ""
