@@ -51,9 +51,7 @@ def cut(df: DataFrame, table: str, as_of: dt.datetime | None) -> DataFrame:
         df = df.where(F.col(known_at).isNull() | known if name.startswith("dim_") else known)
     if not later:
         return df
-    return df.select(
-        *[F.when(F.col(c) < moment, F.col(c)).alias(c) if c in later else F.col(c) for c in df.columns]
-    )
+    return df.select(*[F.when(F.col(c) < moment, F.col(c)).alias(c) if c in later else F.col(c) for c in df.columns])
 
 
 def literal(moment: dt.datetime) -> Column:
@@ -72,7 +70,9 @@ def parse(value: str) -> dt.datetime:
         return utc(dt.datetime.fromisoformat(value))
     except ValueError:
         raise ConfigError(
-            f"{value!r} is no moment", where="--as-of / analytics.as_of", remedy="use now, mid-term or a date such as 2014-02-01"
+            f"{value!r} is no moment",
+            where="--as-of / analytics.as_of",
+            remedy="use now, mid-term or a date such as 2014-02-01",
         ) from None
 
 
@@ -88,7 +88,9 @@ def resolve_as_of(spark: SparkSession, value: str) -> dt.datetime:
         courses = tables.read(spark, tables.DIM_COURSE)
         if courses is None:
             raise LakehouseError(
-                "The lake has no courses yet, so it has no term", where=tables.DIM_COURSE, remedy="run ingest and curate first"
+                "The lake has no courses yet, so it has no term",
+                where=tables.DIM_COURSE,
+                remedy="run ingest and curate first",
             )
         return mid_term(courses)
     return parse(value)

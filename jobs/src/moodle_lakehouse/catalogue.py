@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,7 +107,9 @@ class TablePlan:
 
     def select(self, condition: str | None = None) -> str:
         """The SQL that reads the table with the privacy policy in it."""
-        expressions = ", ".join(c.sql if c.sql == quoted(c.name) else f"{c.sql} AS {quoted(c.name)}" for c in self.columns)
+        expressions = ", ".join(
+            c.sql if c.sql == quoted(c.name) else f"{c.sql} AS {quoted(c.name)}" for c in self.columns
+        )
         where = f" WHERE {condition}" if condition else ""
         return f"SELECT {expressions} FROM {quoted(self.source)}{where}"
 
@@ -141,7 +143,9 @@ def parse(document: Any) -> Catalogue:
     module_instance = _table("module_instance", document["module_instance"], faults, known=False)
     extra = _table("extra", document["extra"], faults, known=False)
     if faults:
-        raise LakehouseError("The catalogue of Moodle's tables is not valid:\n" + bullet_list(faults), where="moodle_tables.yml")
+        raise LakehouseError(
+            "The catalogue of Moodle's tables is not valid:\n" + bullet_list(faults), where="moodle_tables.yml"
+        )
     return Catalogue(parsed, module_instance, extra)
 
 
@@ -166,7 +170,7 @@ def _table(name: str, entry: Any, faults: list[str], *, known: bool = True) -> M
     for unknown in sorted(set(text) - {"keep", "drop", "reduce"}):
         fault(f"unknown policy text.{unknown}")
     keep, drop = list(text.get("keep") or []), list(text.get("drop") or []) + list(entry.get("drop") or [])
-    reductions = {}
+    reductions: dict[str, JsonReduction | ProfileFieldReduction] = {}
     for column, rule in (text.get("reduce") or {}).items():
         if isinstance(rule, dict) and set(rule) == {"json"}:
             reductions[column] = JsonReduction({event: tuple(keys) for event, keys in rule["json"].items()})
@@ -193,7 +197,7 @@ def _table(name: str, entry: Any, faults: list[str], *, known: bool = True) -> M
 
 def plan(
     catalogue: Catalogue,
-    source_tables: dict[str, Sequence[SourceColumn]],
+    source_tables: Mapping[str, Sequence[SourceColumn]],
     *,
     prefix: str,
     privacy: str,
@@ -229,7 +233,9 @@ def plan(
             continue
         plans.append(one)
     unlisted = sorted(
-        name.removeprefix(prefix) for name in source_tables if name.startswith(prefix) and name.removeprefix(prefix) not in wanted
+        name.removeprefix(prefix)
+        for name in source_tables
+        if name.startswith(prefix) and name.removeprefix(prefix) not in wanted
     )
     return SourcePlan(tuple(plans), tuple(sorted(missing)), tuple(unlisted), tuple(notes))
 
@@ -295,7 +301,9 @@ def lake_type(column: SourceColumn) -> tuple[str | None, str]:
     return None, ""
 
 
-def _reduction(rule: JsonReduction | ProfileFieldReduction, column: str, prefix: str, profile_fields: Sequence[str]) -> str:
+def _reduction(
+    rule: JsonReduction | ProfileFieldReduction, column: str, prefix: str, profile_fields: Sequence[str]
+) -> str:
     name = quoted(column)
     if isinstance(rule, ProfileFieldReduction):
         if not profile_fields:

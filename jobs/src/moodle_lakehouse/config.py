@@ -141,11 +141,15 @@ def load(path: str | os.PathLike[str] | None = None) -> Config:
             remedy=f"deploy the stack (it writes the file) or name another file in {ENVIRONMENT_VARIABLE}",
         ) from None
     except UnicodeDecodeError:
-        raise ConfigError("The configuration is not UTF-8 text", where=str(file), remedy="deploy the stack again") from None
+        raise ConfigError(
+            "The configuration is not UTF-8 text", where=str(file), remedy="deploy the stack again"
+        ) from None
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"The configuration is not YAML: {error}", where=str(file), remedy="deploy the stack again") from None
+        raise ConfigError(
+            f"The configuration is not YAML: {error}", where=str(file), remedy="deploy the stack again"
+        ) from None
     return parse(document, str(file))
 
 
@@ -171,7 +175,9 @@ def read_secret(path: str, what: str) -> str:
     try:
         text = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
     except OSError as error:
-        raise ConfigError(f"The file of {what} cannot be read: {error.strerror or error}", where=path, remedy=remedy) from None
+        raise ConfigError(
+            f"The file of {what} cannot be read: {error.strerror or error}", where=path, remedy=remedy
+        ) from None
     if not text:
         raise ConfigError(f"The file of {what} is empty", where=path, remedy=remedy)
     return text
@@ -196,7 +202,9 @@ def _check_meaning(config: Config) -> list[str]:
         try:
             dt.datetime.fromisoformat(config.analytics.as_of)
         except ValueError:
-            faults.append(f"analytics.as_of: {config.analytics.as_of!r}; use now, mid-term or a date such as 2014-02-01")
+            faults.append(
+                f"analytics.as_of: {config.analytics.as_of!r}; use now, mid-term or a date such as 2014-02-01"
+            )
     return faults
 
 

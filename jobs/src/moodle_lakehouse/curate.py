@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
@@ -23,12 +21,11 @@ import pandas as pd
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.sql.pandas.functions import pandas_udf
 
 from moodle_lakehouse import ops, tables
 from moodle_lakehouse.config import Config, EnrolmentAttributes
 from moodle_lakehouse.errors import LakehouseError
-
-log = logging.getLogger(__name__)
 
 SITE_COURSE = 1
 GUEST = 1
@@ -114,10 +111,7 @@ def shaped(spark: SparkSession, df: DataFrame | None, columns: str) -> DataFrame
         return spark.createDataFrame([], schema)
     present = set(df.columns)
     return df.select(
-        *[
-            (F.col(f.name) if f.name in present else F.lit(None)).cast(f.dataType).alias(f.name)
-            for f in schema.fields
-        ]
+        *[(F.col(f.name) if f.name in present else F.lit(None)).cast(f.dataType).alias(f.name) for f in schema.fields]
     )
 
 
@@ -139,8 +133,8 @@ def pseudonym(key: bytes) -> Callable[[Column], Column]:
 
         return ids.map(one)
 
-    function = F.pandas_udf(keyed, T.StringType())  # type: ignore[call-overload]
-    return lambda column: function(column)  # type: ignore[no-any-return]
+    function: Callable[[Column], Column] = pandas_udf(keyed, T.StringType())  # type: ignore[call-overload]
+    return function
 
 
 def dim_user(user: DataFrame, user_key: Callable[[Column], Column]) -> DataFrame:
@@ -189,7 +183,9 @@ def enrolment_attribute(spark: SparkSession, plugin: DataFrame | None, wanted: E
             remedy=f"name in analytics.enrolment_attributes.columns some of: {', '.join(sorted(plugin.columns))}",
         )
     attributes = F.explode(
-        F.array(*[F.struct(F.lit(c).alias("attribute"), F.col(c).cast("double").alias("value")) for c in wanted.columns])
+        F.array(
+            *[F.struct(F.lit(c).alias("attribute"), F.col(c).cast("double").alias("value")) for c in wanted.columns]
+        )
     )
     stacked = plugin.select("userid", "courseid", attributes.alias("one")).select("userid", "courseid", "one.*")
     return shaped(spark, stacked.where("value is not null"), shape)
@@ -276,9 +272,7 @@ def dim_resource(
     return present.unionByName(gone)
 
 
-def course_roles(
-    context: DataFrame, role: DataFrame, role_assignments: DataFrame, lifecycle: DataFrame
-) -> DataFrame:
+def course_roles(context: DataFrame, role: DataFrame, role_assignments: DataFrame, lifecycle: DataFrame) -> DataFrame:
     """Who ever had which kind of role in a course. Grain: (userid, courseid) with a role of interest.
 
     userid bigint, courseid bigint, is_staff boolean, is_student boolean. Roles given above a course (category,
@@ -533,7 +527,11 @@ def module_instances(spark: SparkSession, raw: RawTables, names: Sequence[str]) 
         if name in raw:
             due = DUE_COLUMNS.get(name, "no_due_time")
             part = raw.select(name, MODULE_COLUMNS.format(due=due))
-            parts.append(part.select(F.lit(name).alias("modname"), F.col("id").alias("instance"), "name", F.col(due).alias("due")))
+            parts.append(
+                part.select(
+                    F.lit(name).alias("modname"), F.col("id").alias("instance"), "name", F.col(due).alias("due")
+                )
+            )
     empty = shaped(spark, None, "modname string, instance bigint, name string, due bigint")
     return reduce(DataFrame.unionByName, parts) if parts else empty
 
@@ -547,7 +545,6 @@ def run(spark: SparkSession, config: Config) -> dict[str, int]:
             raise LakehouseError("The lake has no raw tables yet", where=tables.raw("*"), remedy="run ingest first")
         rows = _write_all(spark, config, raw)
         job.detail["rows"] = rows
-        log.info("curated: %s", json.dumps(rows))
         return rows
 
 

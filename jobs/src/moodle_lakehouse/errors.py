@@ -38,3 +38,11 @@ class SourceError(LakehouseError):
 def bullet_list(lines: Iterable[str]) -> str:
     """Several findings in one message, one a line."""
     return "\n".join(f"  - {line}" for line in lines)
+
+
+def reason(error: BaseException) -> str:
+    """The line of a Spark or Java error that says why."""
+    text = str(error)
+    causes = [line.split("Caused by:", 1)[1].strip() for line in text.splitlines() if "Caused by:" in line]
+    lines = [line.strip() for line in (causes[-1:] or text.splitlines()) if line.strip()]
+    return lines[0][:500] if lines else type(error).__name__

@@ -21,7 +21,7 @@ from pyspark.sql import DataFrame, SparkSession
 from moodle_lakehouse import catalogue, ops, source, tables
 from moodle_lakehouse.catalogue import SourcePlan, TablePlan, quoted
 from moodle_lakehouse.config import Config
-from moodle_lakehouse.errors import LakehouseError, bullet_list
+from moodle_lakehouse.errors import LakehouseError, bullet_list, reason
 from moodle_lakehouse.source import TableExtent
 
 log = logging.getLogger(__name__)
@@ -200,11 +200,3 @@ class _Gate:
             with self._changed:
                 self._free += permits
                 self._changed.notify_all()
-
-
-def reason(error: BaseException) -> str:
-    """The line of a Spark or Java error that says why."""
-    text = str(error)
-    causes = [line.split("Caused by:", 1)[1].strip() for line in text.splitlines() if "Caused by:" in line]
-    lines = [line.strip() for line in (causes[-1:] or text.splitlines()) if line.strip()]
-    return lines[0][:500] if lines else type(error).__name__

@@ -30,6 +30,7 @@ JOB_RUN_SCHEMA = T.StructType(
 )
 
 _run_id: str | None = None
+_running: dict[str, Job] = {}
 
 
 def run_id() -> str:
@@ -51,12 +52,19 @@ class Job:
 
 @contextmanager
 def job(spark: SparkSession, name: str) -> Iterator[Job]:
-    """Run a job and append its row (grain: one job of one run) to ops.job_run, also when it fails."""
+    """Run a job and append its row (grain: one job of one run) to ops.job_run, also when it fails.
+
+    A job that is running already is not counted twice: what it opens again under its name is itself.
+    """
+    if name in _running:
+        yield _running[name]
+        return
     started = dt.datetime.now(dt.UTC)
     clock = time.monotonic()
     run_id()
     current = Job(name)
     status = "failed"
+    _running[name] = current
     try:
         yield current
         status = "done"
@@ -67,6 +75,7 @@ def job(spark: SparkSession, name: str) -> Iterator[Job]:
         current.detail["error"] = str(error)[:2000]
         raise
     finally:
+        del _running[name]
         current.seconds = time.monotonic() - clock
         try:
             _append(spark, current, started, status)

@@ -106,7 +106,9 @@ def test_jars() -> list[str]:
     if not folder:
         return []
     return sorted(
-        str(jar) for jar in Path(folder).glob("*.jar") if jar.name.startswith(("iceberg-spark-runtime", "mariadb-java-client"))
+        str(jar)
+        for jar in Path(folder).glob("*.jar")
+        if jar.name.startswith(("iceberg-spark-runtime", "mariadb-java-client"))
     )
 
 

@@ -140,7 +140,9 @@ def jdbc_url(moodle: MoodleConfig) -> str:
         "socketTimeout": "600000",
         "tcpKeepAlive": "true",
     }
-    return f"jdbc:mysql://{moodle.host}:{moodle.port}/{moodle.database}?" + "&".join(f"{k}={v}" for k, v in options.items())
+    return f"jdbc:mysql://{moodle.host}:{moodle.port}/{moodle.database}?" + "&".join(
+        f"{k}={v}" for k, v in options.items()
+    )
 
 
 def _text(value: Any) -> str:

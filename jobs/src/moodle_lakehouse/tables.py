@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.utils import AnalysisException
 
 CATALOG = "lakehouse"
 NAMESPACES = ("raw", "curated", "features", "marts", "ops")

@@ -1,0 +1,277 @@
+"""moodle-lakehouse: the jobs' command line.
+
+Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 bad usage
+or configuration. Nothing heavy is imported before it is needed, so that help and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moodle_lakehouse import __version__, config
+from moodle_lakehouse.errors import ConfigError, LakehouseError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from moodle_lakehouse.ingest import IngestResult
+
+WIDTH = 110
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH})
+@click.version_option(__version__, prog_name="moodle-lakehouse")
+@click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """Moodle's database in Iceberg tables, courses clustered by use, students at risk named early.
+
+    The configuration is the YAML file named by LAKEHOUSE_CONFIG (default /etc/lakehouse/jobs.yml).
+    """
+    context.obj = {"debug": debug}
+
+
+as_of_option = click.option(
+    "--as-of",
+    metavar="MOMENT",
+    help="now, mid-term or an ISO date: as if the rest had not happened yet. [default: the configuration's]",
+)
+
+
+@cli.command()
+def ingest() -> None:
+    """Copy Moodle's tables into lakehouse.raw."""
+    settings = config.load()
+    from moodle_lakehouse import ingest as job
+
+    site = job.inspect(settings)  # a wrong password fails before Spark starts
+    with _session("ingest", settings) as spark:
+        _print_ingest(job.run(spark, settings, site))
+
+
+@cli.command()
+def curate() -> None:
+    """Make dimensions and facts of the raw tables."""
+    settings = config.load()
+    settings.privacy.key()
+    from moodle_lakehouse import curate as job
+
+    with _session("curate", settings) as spark:
+        _print_rows("Curated tables", job.run(spark, settings))
+
+
+def _as_of_command(name: str, help_text: str) -> None:
+    @cli.command(name=name, help=help_text)
+    @as_of_option
+    def command(as_of: str | None) -> None:
+        settings = config.load()
+        from moodle_lakehouse import asof, pipeline
+
+        wanted = _checked_as_of(as_of or settings.analytics.as_of)
+        with _session(name, settings) as spark:
+            moment = asof.resolve_as_of(spark, wanted)
+            click.echo(f"{name} as of {moment:%Y-%m-%d %H:%M} UTC", err=True)
+            pipeline.step(spark, settings, name, moment)
+
+
+_as_of_command("features", "Write one row per enrolment and week to lakehouse.features.")
+_as_of_command("cluster", "Cluster the courses by the use of their resources.")
+_as_of_command("train", "Train the model of risk and register it in MLflow.")
+_as_of_command("score", "Score the students of the running courses.")
+
+
+@cli.command()
+@as_of_option
+@click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def report(as_of: str | None, output: str) -> None:
+    """Show the students most at risk with reasons, and the clusters of courses."""
+    settings = config.load()
+    from moodle_lakehouse import asof, pipeline
+
+    wanted = _checked_as_of(as_of or settings.analytics.as_of)
+    with _session("report", settings) as spark:
+        click.echo(pipeline.report(spark, settings, asof.resolve_as_of(spark, wanted), output))
+
+
+@cli.command()
+@click.option("--train-until", required=True, metavar="DATE", help="Train on courses that start before this date.")
+@click.option("--test-from", required=True, metavar="DATE", help="Test on courses that start on or after this date.")
+@click.option("--label", type=click.Choice(["non_completion", "withdrawal"]), help="[default: the configuration's]")
+@click.option(
+    "--weeks", default="0,2,4,8,12,16,20", show_default=True, metavar="LIST", help="Cutoff weeks, with commas."
+)
+@click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def evaluate(train_until: str, test_from: str, label: str | None, weeks: str, output: str) -> None:
+    """Measure the model on later courses than it was trained on, week by week."""
+    settings = config.load()
+    from moodle_lakehouse import asof, pipeline
+
+    until, since = asof.parse(train_until), asof.parse(test_from)
+    if until > since:
+        raise ConfigError(
+            "--train-until lies after --test-from: courses would be in both sets", remedy="split at one date"
+        )
+    cutoffs = _weeks(weeks)
+    with _session("evaluate", settings) as spark:
+        document = pipeline.evaluate(spark, settings, until, since, label or settings.analytics.label, cutoffs)
+    if output == "json":
+        click.echo(json.dumps(document))
+    else:
+        _print_evaluation(document)
+
+
+@cli.command(name="pipeline")
+@as_of_option
+def pipeline_command(as_of: str | None) -> None:
+    """Ingest, curate, features, cluster, train, score and report in one go."""
+    settings = config.load()
+    settings.privacy.key()
+    from moodle_lakehouse import pipeline
+
+    result = pipeline.run(settings, _checked_as_of(as_of or settings.analytics.as_of))
+    _print_ingest(result.ingested)
+    _print_rows("Curated tables", result.curated)
+    click.echo(f"\nAs of {result.as_of:%Y-%m-%d %H:%M} UTC (run {result.run_id})\n")
+    click.echo(result.report)
+    _print_seconds(result.seconds)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point of the console script."""
+    sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command; returns the exit code. One message on standard error for what goes wrong."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    logging.getLogger("moodle_lakehouse").setLevel(logging.INFO)
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # docker stop ends a job as Ctrl-C does
+    debug = "--debug" in arguments
+    try:
+        cli.main(arguments, prog_name="moodle-lakehouse", standalone_mode=False)
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted; what was not committed is not in the lake. Run it again.", err=True)
+        return 1
+    except LakehouseError as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"Error: {error}", err=True)
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        from moodle_lakehouse.errors import reason
+
+        click.echo(
+            f"Error: {reason(error)}\n  remedy: run again with --debug before the verb to see where it happened",
+            err=True,
+        )
+        return 1
+    return 0
+
+
+@contextmanager
+def _session(name: str, settings: config.Config) -> Iterator[SparkSession]:
+    from moodle_lakehouse import session
+
+    spark = session.create(name, settings)
+    try:
+        yield spark
+    finally:
+        spark.stop()
+
+
+def _checked_as_of(value: str) -> str:
+    """Refuse what is no moment before Spark starts."""
+    if value not in ("now", "mid-term"):
+        from moodle_lakehouse import asof
+
+        asof.parse(value)
+    return value
+
+
+def _weeks(value: str) -> list[int]:
+    try:
+        weeks = [int(part) for part in value.split(",")]
+    except ValueError:
+        weeks = []
+    if not weeks or min(weeks) < 0:
+        raise click.BadParameter(f"{value!r}; use whole numbers with commas, such as 0,2,4", param_hint="--weeks")
+    return weeks
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(width=WIDTH, file=sys.stdout, highlight=False)
+
+
+def _table(title: str, *columns: str) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column(columns[0])
+    for column in columns[1:]:
+        table.add_column(column, justify="left" if column == "note" else "right")
+    return table
+
+
+def _print_ingest(result: IngestResult) -> None:
+    table = _table("Moodle's tables in lakehouse.raw", "table", "rows read", "rows written", "seconds", "note")
+    for row in result.tables:
+        table.add_row(row.table, f"{row.rows_read:,}", f"{row.rows_written:,}", f"{row.seconds:.1f}", row.note)
+    table.add_section()
+    read, written = sum(r.rows_read for r in result.tables), sum(r.rows_written for r in result.tables)
+    table.add_row(f"{len(result.tables)} tables", f"{read:,}", f"{written:,}", "", "")
+    console = _console()
+    console.print(table)
+    if result.missing:
+        console.print(f"Not in this Moodle: {', '.join(result.missing)}")
+    if result.unlisted:
+        more = "" if len(result.unlisted) <= 8 else f" and {len(result.unlisted) - 8} more"
+        console.print(f"Not in the catalogue, left out: {', '.join(result.unlisted[:8])}{more}")
+
+
+def _print_rows(title: str, rows: dict[str, int]) -> None:
+    table = _table(title, "table", "rows")
+    for name, count in rows.items():
+        table.add_row(name, f"{count:,}")
+    _console().print(table)
+
+
+def _print_seconds(seconds: dict[str, float]) -> None:
+    table = _table("Seconds by step", "step", "seconds")
+    for name, value in seconds.items():
+        table.add_row(name, f"{value:.1f}")
+    table.add_section()
+    table.add_row("all", f"{sum(seconds.values()):.1f}")
+    _console().print(table)
+
+
+def _print_evaluation(document: dict[str, Any]) -> None:
+    for name, rows in [("model", document["model"]), *document["baselines"].items()]:
+        table = _table(name.replace("_", " "), "week", "students", "base rate", "AUC", "PR-AUC", "Brier", "ECE")
+        for row in rows:
+            measures = [row[key] for key in ("base_rate", "auc", "pr_auc", "brier", "ece")]
+            table.add_row(
+                str(row["week"]), f"{row['students']:,}", *["" if m is None else f"{m:.3f}" for m in measures]
+            )
+        _console().print(table)
+
+
+if __name__ == "__main__":
+    main()
