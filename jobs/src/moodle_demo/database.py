@@ -25,6 +25,7 @@ from moodle_demo.errors import DemoError, UsageError
 from moodle_demo.settings import Connection
 
 MARKER = "lakehouse_demo_load"
+LARGEST = "logstore_standard_log"  # sorting its keys afterwards takes half the time of keeping them sorted
 _CSV = pa.csv.WriteOptions(include_header=False, quoting_style="needed")
 
 
@@ -45,6 +46,7 @@ class Database:
         self.settings = settings
         self.prefix = settings.prefix
         self._connection = _connect(settings)
+        self._sorter: _Sorter | None = None
 
     def close(self) -> None:
         """Close the connection; the lock of the load goes with it."""
@@ -52,9 +54,16 @@ class Database:
 
     def execute(self, sql: str, arguments: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows."""
-        with self._connection.cursor() as cursor:
-            cursor.execute(sql, arguments or None)
-            return list(cursor.fetchall())
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(sql, arguments or None)
+                return list(cursor.fetchall())
+        except pymysql.MySQLError as error:
+            code, message = (error.args + ("", ""))[:2]
+            raise DemoError(
+                f"Database {self.settings}: {message} ({code}) at {' '.join(sql.split())[:60]!r}. The user"
+                f" {self.settings.user} needs every right in the database; then load again."
+            ) from error
 
     def names(self) -> list[str]:
         """Every table of the database that carries the prefix, with it."""
@@ -79,14 +88,17 @@ class Database:
                 f"Another moodle-demo is loading {self.settings.database} on {self.settings.host}: wait for its end."
             )
 
-    def begin(self, marker: Marker) -> None:
-        """Note that a load begins, then drop every table under the prefix (only ever those of an earlier load)."""
+    def refuse_foreign_tables(self) -> None:
+        """Raise UsageError when there are tables under the prefix that no load of this program made."""
         if self.marker() is None and self.names():
             raise UsageError(
                 f"Database {self.settings.database} on {self.settings.host} has tables {self.prefix}* that moodle-demo"
                 f" did not make ({', '.join(self.names()[:3])}, ...). It won't touch them, not even with --force:"
                 " choose another --database or --prefix, or drop them yourself."
             )
+
+    def begin(self, marker: Marker) -> None:
+        """Note that a load begins, then drop every table under the prefix (only ever those of an earlier load)."""
         self.execute(
             f"CREATE TABLE IF NOT EXISTS {MARKER} (prefix VARCHAR(64) NOT NULL PRIMARY KEY, dataset VARCHAR(32) NOT"
             " NULL, fingerprint CHAR(64) NOT NULL, parameters LONGTEXT NOT NULL, started_at DATETIME NOT NULL,"
@@ -98,17 +110,31 @@ class Database:
         )
         names = self.names()
         if names:
-            self.execute("SET foreign_key_checks = 0")
             self.execute("DROP TABLE " + ", ".join(f"`{name}`" for name in names))
 
     def finish(self) -> None:
-        """Note that the load is complete."""
+        """Wait for the keys that are still being made, then note that the load is complete."""
+        if self._sorter is not None:
+            self._sorter.join()
+            if self._sorter.error is not None:
+                raise self._sorter.error
         self.execute(f"UPDATE {MARKER} SET finished_at = UTC_TIMESTAMP() WHERE prefix = %s", (self.prefix,))
 
     def create(self, names: Iterable[str]) -> None:
-        """Create tables of schema.yml, empty."""
+        """Create tables of schema.yml, empty; the largest gets its keys when it is full."""
         for name in names:
-            self.execute(schema.tables()[name].create(self.prefix))
+            self.execute(schema.tables()[name].create(self.prefix, keys=name != LARGEST))
+
+    def send(self, statement: bytes) -> None:
+        """Run one statement of a dump as it is."""
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(statement)  # type: ignore[arg-type]  # bytes are sent unchanged
+        except pymysql.MySQLError as error:
+            code, message = (error.args + ("", ""))[:2]
+            head = statement[:80].decode("utf-8", "replace")
+            hint = "Raise max_allowed_packet of the server." if code == 1153 else "Is it a dump of MySQL or MariaDB?"
+            raise DemoError(f"The server refused a statement of the dump: {message} ({code}): {head!r}. {hint}") from error
 
     def counts(self) -> dict[str, int]:
         """Rows of every table under the prefix, by name without it."""
@@ -122,7 +148,7 @@ class Database:
 
         Columns that are left out get their defaults; an empty value of a nullable column is NULL. The rows are written
         as CSV into a named pipe by a thread while the server reads, so neither waits for the other and memory holds
-        one batch. InnoDB loads an empty table in bulk, keys included, when it needn't check for duplicates.
+        one batch.
         """
         stream = iter(batches)
         first = next(stream, None)
@@ -147,6 +173,9 @@ class Database:
                 raise writer.error
         if rows != writer.rows:
             raise DemoError(f"Table {self.prefix}{name}: {writer.rows} rows were sent, {rows} arrived. Load again.")
+        if name == LARGEST:
+            self._sorter = _Sorter(self.settings, schema.tables()[name].add_keys(self.prefix))
+            self._sorter.start()
         return rows
 
     def _statement(self, name: str, given: list[str]) -> str:
@@ -208,6 +237,25 @@ class _Writer(threading.Thread):
         self.join(timeout=30)
 
 
+class _Sorter(threading.Thread):
+    """Adds the largest table's keys over a connection of its own, while the other tables are loaded."""
+
+    def __init__(self, settings: Connection, statement: str) -> None:
+        super().__init__(daemon=True, name="moodle-demo-keys")
+        self._settings, self._statement = settings, statement
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            connection = _connect(self._settings)
+            with contextlib.closing(connection), connection.cursor() as cursor:
+                cursor.execute(self._statement)
+        except pymysql.MySQLError as error:
+            self.error = _load_error(LARGEST, error)
+        except DemoError as error:
+            self.error = error
+
+
 def _connect(settings: Connection) -> pymysql.Connection[pymysql.cursors.Cursor]:
     try:
         return pymysql.connect(
@@ -220,7 +268,7 @@ def _connect(settings: Connection) -> pymysql.Connection[pymysql.cursors.Cursor]
             autocommit=True,
             local_infile=True,
             connect_timeout=10,
-            init_command="SET SESSION unique_checks = 0, foreign_key_checks = 0, time_zone = '+00:00',"
+            init_command="SET SESSION foreign_key_checks = 0, time_zone = '+00:00',"
             " sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO'",
         )
     except pymysql.MySQLError as error:

@@ -32,7 +32,6 @@ import pyarrow as pa
 
 from moodle_demo import log as logs
 from moodle_demo import oulad_csv
-from moodle_demo.errors import UsageError
 from moodle_demo.site import ADMIN, EDITINGTEACHER, STUDENT, Course, Ints, Module, Site, address
 
 DAY = 86400
@@ -425,15 +424,6 @@ def _flag(value: Any) -> str:
 
 
 def tables(site: Site) -> Iterator[tuple[str, Any]]:
-    """Every table of the site with its Arrow batches, the log last."""
-    contexts = site.contexts()
+    """Every table of the site with its Arrow batches, the log first."""
+    yield "logstore_standard_log", logs.render(site.log, site.contexts(), 1, address)
     yield from site.tables()
-    yield "logstore_standard_log", logs.render(site.log, contexts, 1, address)
-
-
-def check(folder: Path) -> None:
-    """Whether the folder is there with its files; the rest is checked by `read`."""
-    oulad_csv.find(folder)
-
-
-__all__ = ["UsageError", "build", "check", "read", "tables"]

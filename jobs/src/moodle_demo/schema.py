@@ -49,20 +49,27 @@ class Table:
     unique: tuple[tuple[str, ...], ...]
     index: tuple[tuple[str, ...], ...]
 
-    def create(self, prefix: str) -> str:
-        """CREATE TABLE with every key."""
-        lines = [column.ddl() for column in self.columns]
-        lines.append("PRIMARY KEY (`id`)")
-        names: set[str] = set()
-        for kind, keys, suffix in (("UNIQUE KEY", self.unique, "uix"), ("KEY", self.index, "ix")):
-            for key in keys:
-                name = self._key_name(prefix, key, suffix, names)
-                lines.append(f"{kind} `{name}` ({', '.join(f'`{c}`' for c in key)})")
-        body = ",\n  ".join(lines)
+    def create(self, prefix: str, keys: bool = True) -> str:
+        """CREATE TABLE with every key, or with the primary key alone."""
+        lines = [column.ddl() for column in self.columns] + ["PRIMARY KEY (`id`)"]
+        body = ",\n  ".join(lines + (self._keys(prefix) if keys else []))
         return (
             f"CREATE TABLE `{prefix}{self.name}` (\n  {body}\n)"
             " ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_unicode_ci"
         )
+
+    def add_keys(self, prefix: str) -> str:
+        """ALTER TABLE that adds what `create` left out."""
+        return f"ALTER TABLE `{prefix}{self.name}` " + ", ".join(f"ADD {key}" for key in self._keys(prefix))
+
+    def _keys(self, prefix: str) -> list[str]:
+        names: set[str] = set()
+        lines = []
+        for kind, keys, suffix in (("UNIQUE KEY", self.unique, "uix"), ("KEY", self.index, "ix")):
+            for key in keys:
+                name = self._key_name(prefix, key, suffix, names)
+                lines.append(f"{kind} `{name}` ({', '.join(f'`{column}`' for column in key)})")
+        return lines
 
     def _key_name(self, prefix: str, key: tuple[str, ...], suffix: str, taken: set[str]) -> str:
         """Moodle's naming: four letters of a word of the table, three of a column, 30 in all, a number when taken."""
