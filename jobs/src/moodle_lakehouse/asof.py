@@ -22,7 +22,7 @@ _RULES: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "user_attribute": (None, ()),
     "enrolment_attribute": (None, ()),
     "dim_course": (None, ()),
-    "dim_resource": ("added_at", ()),
+    "dim_resource": ("added_at", ("deleted_at",)),
     "fact_event": ("occurred_at", ()),
     "fact_enrolment": ("enrolled_at", ("unenrolled_at", "completed_at")),
     "fact_grade": ("graded_at", ()),
@@ -49,6 +49,9 @@ def cut(df: DataFrame, table: str, as_of: dt.datetime | None) -> DataFrame:
     if known_at is not None:
         known = F.col(known_at) < moment
         df = df.where(F.col(known_at).isNull() | known if name.startswith("dim_") else known)
+    if name == "dim_resource":  # what is deleted at or after T is still there
+        still = F.col("deleted_at") >= moment
+        df = df.withColumn("is_deleted", F.col("is_deleted") & ~F.coalesce(still, F.lit(False)))
     if not later:
         return df
     return df.select(*[F.when(F.col(c) < moment, F.col(c)).alias(c) if c in later else F.col(c) for c in df.columns])

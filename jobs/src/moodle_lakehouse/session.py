@@ -27,10 +27,9 @@ from moodle_lakehouse.errors import ConfigError, LakehouseError
 
 TEST_JARS_VARIABLE = "LAKEHOUSE_TEST_JARS"
 
-# What a job of this size wants; spark-defaults.conf may say otherwise for what it names.
+# What the jobs rely on, whatever spark-defaults.conf says.
 _DEFAULTS = {
     "spark.sql.session.timeZone": "UTC",
-    "spark.sql.shuffle.partitions": "8",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.execution.arrow.pyspark.fallback.enabled": "false",
     "spark.executorEnv.TZ": "UTC",

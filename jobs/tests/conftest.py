@@ -1,0 +1,103 @@
+"""What the jobs' tests share: a real local Spark with real Iceberg tables, and a configuration.
+
+LAKEHOUSE_TEST_JARS  folder with Iceberg's runtime and MariaDB's driver; not needed in the image jobs-test
+LAKEHOUSE_TEST_DATA  folder of the shared test data (default: ../shared/data beside the repository)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from moodle_lakehouse import config, session, tables
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """One local session with an empty Iceberg catalog named lakehouse."""
+    local = session.local(tmp_path_factory.mktemp("warehouse"))
+    tables.ensure_namespaces(local)
+    yield local
+    local.stop()
+
+
+@pytest.fixture
+def lake(spark: SparkSession) -> SparkSession:
+    """The session with every table of the lake removed."""
+    for namespace in tables.NAMESPACES:
+        for row in spark.sql(f"SHOW TABLES IN {tables.CATALOG}.{namespace}").collect():
+            spark.sql(f"DROP TABLE {tables.CATALOG}.{namespace}.`{row['tableName']}` PURGE")
+    return spark
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The shared test data, or a skip that says where they were looked for."""
+    folder = Path(os.environ.get("LAKEHOUSE_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no test data in {folder}; name their folder in LAKEHOUSE_TEST_DATA")
+    return folder
+
+
+def config_document(folder: Path) -> dict[str, object]:
+    """A complete configuration as YAML holds it, with its secrets' files in the folder."""
+    for name, text in (("password", "password"), ("key", "a key for tests only")):
+        (folder / name).write_text(text + "\n")
+    password = str(folder / "password")
+    return {
+        "moodle": {
+            "host": "127.0.0.1",
+            "port": 3306,
+            "database": "moodle",
+            "user": "moodle",
+            "password_file": password,
+            "prefix": "mdl_",
+            "url": "http://localhost/moodle",
+            "max_connections": 4,
+        },
+        "privacy": {"mode": "pseudonymise", "key_file": str(folder / "key")},
+        "catalog": {
+            "uri": "http://edge:8080/catalog",
+            "username": "service",
+            "password_file": password,
+            "s3_endpoint": "http://minio:9000",
+        },
+        "mlflow": {
+            "tracking_uri": "http://edge:8080/mlflow",
+            "username": "service",
+            "password_file": password,
+            "experiment": "student_dropout",
+            "model": "student_dropout",
+        },
+        "analytics": {"label": "non_completion", "as_of": "now"},
+        "spark": {"cores_max": 2},
+    }
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> dict[str, object]:
+    """The configuration's YAML content, to be changed by a test."""
+    return config_document(tmp_path)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> config.Config:
+    """A valid configuration."""
+    return config.parse(config_document(tmp_path), "test")
+
+
+@pytest.fixture
+def with_source(settings: config.Config) -> Callable[..., config.Config]:
+    """The configuration with some of the source's settings replaced."""
+
+    def replaced(**moodle: object) -> config.Config:
+        return dataclasses.replace(settings, moodle=dataclasses.replace(settings.moodle, **moodle))
+
+    return replaced

@@ -1,0 +1,93 @@
+"""The configuration is complete and right, or every fault of it is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from moodle_lakehouse import config
+from moodle_lakehouse.errors import ConfigError
+
+
+def test_complete_document_is_typed(document: dict[str, Any]) -> None:
+    document["analytics"]["profile_fields"] = ["gender"]
+    document["analytics"]["enrolment_attributes"] = {"table": "local_x", "columns": ["credits"]}
+    settings = config.parse(document, "jobs.yml")
+    assert settings.moodle.port == 3306
+    assert settings.moodle.password() == "password"
+    assert settings.analytics.profile_fields == ["gender"]
+    assert settings.analytics.enrolment_attributes == config.EnrolmentAttributes("local_x", ["credits"])
+    assert settings.analytics.demographics is False
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "expected"),
+    [
+        ("moodle", "port", "3306", "moodle.port: text found where a whole number belongs"),
+        ("moodle", "port", True, "moodle.port: true or false found"),
+        ("moodle", "port", 0, "moodle.port: 0 is no port"),
+        ("moodle", "prefix", "mdl`", "moodle.prefix"),
+        ("moodle", "max_connections", 0, "moodle.max_connections: 0; at least 1"),
+        ("moodle", "hosts", "x", "moodle.hosts: unknown key"),
+        ("privacy", "mode", "none", "privacy.mode: 'none'; use one of pseudonymise, keep"),
+        ("analytics", "as_of", "yesterday", "analytics.as_of: 'yesterday'"),
+        ("analytics", "label", "x", "analytics.label"),
+        ("analytics", "profile_fields", "gender", "analytics.profile_fields: text found where a list belongs"),
+        ("analytics", "enrolment_attributes", {"table": "x"}, "analytics.enrolment_attributes.columns: missing"),
+        ("analytics", "enrolment_attributes", {"table": "a;b", "columns": []}, "'a;b' is no name"),
+        ("spark", "cores_max", "two", "spark.cores_max"),
+    ],
+)
+def test_fault_is_named_with_file_and_key(
+    document: dict[str, Any], section: str, key: str, value: object, expected: str
+) -> None:
+    document[section][key] = value
+    with pytest.raises(ConfigError, match="(?s)jobs.yml") as caught:
+        config.parse(document, "jobs.yml")
+    assert expected in str(caught.value)
+    assert "remedy" in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_every_fault_is_told_at_once(document: dict[str, Any]) -> None:
+    del document["moodle"]["host"]
+    document["surplus"] = 1
+    document["mlflow"] = None
+    with pytest.raises(ConfigError) as caught:
+        config.parse(document, "jobs.yml")
+    for expected in ("moodle.host: missing", "surplus: unknown key", "mlflow: nothing found where a mapping belongs"):
+        assert expected in str(caught.value)
+
+
+def test_bare_date_of_yaml_is_text(document: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "jobs.yml"
+    file.write_text(yaml.safe_dump(document).replace("as_of: now", "as_of: 2014-02-01"))
+    assert config.load(file).analytics.as_of == "2014-02-01"
+
+
+def test_file_is_found_by_the_environment(
+    document: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "elsewhere.yml"
+    file.write_text(yaml.safe_dump(document))
+    monkeypatch.setenv("LAKEHOUSE_CONFIG", str(file))
+    assert config.load().moodle.database == "moodle"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a: [", b"", b"- 1"])
+def test_unreadable_content_is_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "jobs.yml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"jobs\.yml"):
+        config.load(file)
+
+
+def test_secret_says_what_is_wrong_with_its_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        config.read_secret(str(tmp_path / "none"), "the key")
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(ConfigError, match="is empty"):
+        config.read_secret(str(tmp_path / "empty"), "the key")
