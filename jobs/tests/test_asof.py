@@ -5,10 +5,9 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
-from pyspark.sql import SparkSession
-
 from moodle_lakehouse import asof, tables
 from moodle_lakehouse.errors import ConfigError, LakehouseError
+from pyspark.sql import SparkSession
 
 
 def day(number: int) -> dt.datetime:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from moodle_lakehouse import config
 from moodle_lakehouse.errors import ConfigError
 
@@ -45,7 +44,7 @@ def test_fault_is_named_with_file_and_key(
     document: dict[str, Any], section: str, key: str, value: object, expected: str
 ) -> None:
     document[section][key] = value
-    with pytest.raises(ConfigError, match="(?s)jobs.yml") as caught:
+    with pytest.raises(ConfigError, match=r"jobs\.yml") as caught:
         config.parse(document, "jobs.yml")
     assert expected in str(caught.value)
     assert "remedy" in str(caught.value)
