@@ -145,14 +145,17 @@ def runner(request: pytest.FixtureRequest) -> Runner:
 
 @pytest.fixture(scope="session")
 def engine(runner: Runner) -> str:
-    """Docker's engine and all images on this machine, by the project's own playbook."""
-    command = ["ansible-playbook", "playbooks/images.yml", "-i", "inventories/local"]
-    return runner("images", command, timeout=3600, milestones=r"^(PLAY|TASK|fatal)")
+    """Docker's engine on this machine, by the project's own role."""
+    command = ["ansible", "localhost", "-i", "inventories/local", "--become", "-m", "include_role", "-a", "name=docker"]
+    return runner("engine", command, timeout=900, milestones="FAILED|UNREACHABLE")
 
 
 @pytest.fixture(scope="session")
-def image_tags(engine: str) -> dict[str, str]:
-    """The tags of the project's images, by name."""
+def images(runner: Runner) -> dict[str, str]:
+    """All images of the project on this machine, and jobs-test, by the project's own playbook; their tags by name."""
+    names = " ".join(tags())
+    command = ["ansible-playbook", "playbooks/images.yml", "-i", "inventories/local", "-e", f"images_targets={names.split()}"]
+    runner("images", command, timeout=3600, milestones="^(PLAY|TASK|fatal)")
     return tags()
 
 

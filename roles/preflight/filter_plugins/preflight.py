@@ -28,8 +28,9 @@ def _group_problems(groups: dict[str, list[str]], wanted: dict[str, dict[str, An
                 f"distributed store; nothing between them survives the loss of a host. {remedy}"
             )
         beside = rule.get("beside")
-        if beside and set(hosts) - set(groups.get(beside, [])):
-            yield f"Groups: {name} must be on the host of {beside}, not on {', '.join(hosts)}. {remedy}"
+        apart = sorted(set(hosts) - set(groups.get(beside, []))) if beside else []
+        if apart:
+            yield f"Groups: {name} must be on the host of {beside}, not on {', '.join(apart)}. {remedy}"
         strangers = sorted(set(hosts) - set(every_host))
         if strangers:
             yield f"Groups: {', '.join(strangers)} in {name} but not in {top}. Remedy: make {name} a child of {top}."

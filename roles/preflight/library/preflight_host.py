@@ -197,6 +197,7 @@ def listener(port: int) -> tuple[str, str]:
 def check_ports(ports: list[dict[str, Any]], project: str) -> Iterator[str]:
     own_ids: set[str] | None = None
     own_ports: set[int] = set()
+    foreign: dict[str, list[str]] = {}
     for wanted in ports:
         address, port, use = wanted["address"], wanted["port"], wanted["use"]
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -205,13 +206,10 @@ def check_ports(ports: list[dict[str, Any]], project: str) -> Iterator[str]:
             try:
                 probe.bind((address, port))
             except socket.gaierror:
-                yield f"Address: {address} (for {use}) is not an IP address of this host. Remedy: set lakehouse_address."
+                foreign.setdefault(address, []).append(use)
             except OSError as error:
                 if error.errno == errno.EADDRNOTAVAIL:
-                    yield (
-                        f"Address: {address} (for {use}) is none of this host's addresses. "
-                        "Remedy: set lakehouse_address to one of: hostname -I"
-                    )
+                    foreign.setdefault(address, []).append(use)
                 elif error.errno == errno.EADDRINUSE:
                     if own_ids is None:
                         own_ids, own_ports = own_containers(project)
@@ -224,6 +222,11 @@ def check_ports(ports: list[dict[str, Any]], project: str) -> Iterator[str]:
                     )
                 elif error.errno != errno.EACCES:  # only root may try the low ports
                     yield f"Port: {address}:{port} (for {use}) cannot be used: {error.strerror}."
+    for address, uses in foreign.items():
+        yield (
+            f"Address: {address} (for {', '.join(dict.fromkeys(uses))}) is none of this host's addresses. "
+            "Remedy: set lakehouse_address to one of those that hostname -I shows."
+        )
 
 
 def check_images(images: list[str]) -> bool:

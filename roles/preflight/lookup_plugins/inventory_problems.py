@@ -75,18 +75,18 @@ class LookupModule(LookupBase):
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[str]:
         """Return the problems of the inventories in terms."""
         self.set_options(var_options=variables, direct=kwargs)
-        inventory = Path(terms[0]).name if terms else "INVENTORY"
         remedies = {
             "still {placeholder}": "fill in your own value.",
-            "empty": f"./lakehouse secrets {inventory} fills it with a random value.",
+            "empty": "./lakehouse secrets {inventory} fills it with a random value.",
             "known to everyone, and this inventory listens on more than the loopback interface": (
-                f"empty it, then ./lakehouse secrets {inventory} fills it with a random value."
+                "empty it, then ./lakehouse secrets {inventory} fills it with a random value."
             ),
         }
         problems: list[str] = []
-        found: dict[tuple[str, str], list[str]] = {}
+        found: dict[tuple[str, Path | None], list[str]] = {}
         seen: set[str] = set()
-        for path in (path for term in terms for path in inventory_files(Path(term))):
+        files = {path: Path(term).name for term in terms for path in inventory_files(Path(term))}
+        for path in files:
             try:
                 values = list(self.file_values(path))
             except AnsibleError as error:
@@ -97,19 +97,21 @@ class LookupModule(LookupBase):
                 continue
             for name, value in values:
                 seen.add(name.rpartition(".")[2])
-                found.setdefault((self.kind(name, value), str(path)), []).append(name)
+                found.setdefault((self.kind(name, value), path), []).append(name)
         # Secrets from elsewhere, such as the command line: their effective values count.
         effective = variables or {}
         for name in sorted(set(effective) - seen):
             if name.startswith(self.get_option("secrets_prefix")):
                 kind = self.kind(name, self._templar.template(effective[name]))
-                found.setdefault((kind, "not in a file of the inventory"), []).append(name)
+                found.setdefault((kind, None), []).append(name)
         for (kind, place), names in found.items():
             if kind:
                 unique = list(dict.fromkeys(names))
-                what = kind.format(placeholder=self.get_option("placeholder"))
                 verb = "is" if len(unique) == 1 else "are"
-                problems.append(f"Inventory: {', '.join(unique)} {verb} {what} ({place}). Remedy: {remedies[kind]}")
+                what = kind.format(placeholder=self.get_option("placeholder"))
+                remedy = remedies[kind].format(inventory=files[place] if place else "INVENTORY")
+                where = place or "not in a file of the inventory"
+                problems.append(f"Inventory: {', '.join(unique)} {verb} {what} ({where}). Remedy: {remedy}")
         return problems
 
     def file_values(self, path: Path) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,137 @@
+"""The rules of the house that no linter knows: interfaces of roles, coverage by scenarios, nothing foreign in the files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT, project_files
+
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if (path / "tasks").is_dir())
+PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
+SCENARIOS = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
+
+
+class Loader(yaml.SafeLoader):
+    """Reads Ansible's own tags as plain values."""
+
+
+Loader.add_multi_constructor("!", lambda loader, _, node: loader.construct_scalar(node))  # type: ignore[no-untyped-call]
+
+
+def load(path: Path) -> Any:
+    return yaml.load(path.read_text(encoding="utf-8"), Loader) or {}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_specs_equal_defaults(role: str) -> None:
+    directory = ROOT / "roles" / role
+    specs = load(directory / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
+    with_default = {name: spec["default"] for name, spec in specs.items() if "default" in spec}
+    assert with_default == load(directory / "defaults" / "main.yml")
+    required = {name for name, spec in specs.items() if "default" not in spec}
+    assert all(specs[name].get("required") for name in required), f"neither required nor with a default: {required}"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_variables_carry_the_roles_name(role: str) -> None:
+    names = load(ROOT / "roles" / role / "defaults" / "main.yml")
+    assert [name for name in names if not name.startswith(f"{role}_")] == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_readme_names_the_role(role: str) -> None:
+    assert (ROOT / "roles" / role / "README.md").read_text(encoding="utf-8").startswith(f"# {role}\n")
+
+
+def scenario_text(scenario: str) -> str:
+    """Return a scenario's playbooks and every playbook that they import, by whatever way."""
+    texts, queue, seen = [], sorted((ROOT / "molecule" / scenario).rglob("*.yml")), set()
+    while queue:
+        path = queue.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        texts.append(path.read_text(encoding="utf-8"))
+        queue += [ROOT / "playbooks" / f"{name}.yml" for name in PLAYBOOKS if f"/{name}.yml" in texts[-1]]
+        names = re.findall(r"import_playbook:\s*(\S+)", texts[-1])
+        queue += [found for name in names if (found := (path.parent / name).resolve()).is_file()]
+    return "\n".join(texts)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_scenario_covers_the_role(role: str) -> None:
+    use = re.compile(rf"(role|name):\s*{role}$", re.MULTILINE)
+    assert [name for name in SCENARIOS if use.search(scenario_text(name))], f"no scenario applies the role {role}"
+
+
+@pytest.mark.parametrize("playbook", PLAYBOOKS)
+def test_something_runs_the_playbook(playbook: str) -> None:
+    texts = [scenario_text(name) for name in SCENARIOS]
+    texts += [path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py") if path != Path(__file__)]
+    assert any(f"{playbook}.yml" in text for text in texts), f"no scenario and no test runs playbooks/{playbook}.yml"
+
+
+def test_collections_are_the_installed_ones() -> None:
+    """Every collection in use stands in requirements.yml, in the version that requirements.txt brings."""
+    wanted = {entry["name"]: entry["version"] for entry in load(ROOT / "requirements.yml")["collections"]}
+    files = [
+        path for path in project_files(".yml") if path.relative_to(ROOT).parts[0] in ("roles", "playbooks", "molecule")
+    ]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    used = set(re.findall(r"\b((?:community|ansible)\.(?!builtin)[a-z]+)\.[a-z_0-9]+\b", text)) - {"ansible.cfg"}
+    assert used <= set(wanted), "in use, but not in requirements.yml"
+    import ansible_collections  # type: ignore[import-not-found]
+
+    installed = {}
+    for name in wanted:
+        folders = [Path(place, *name.split(".")) for place in ansible_collections.__path__]
+        manifest = next(folder / "MANIFEST.json" for folder in folders if (folder / "MANIFEST.json").is_file())
+        installed[name] = load(manifest)["collection_info"]["version"]
+    assert installed == wanted
+
+
+# Where packages come from is the host's business. Each dot is escaped, so that this file names none of them.
+REGISTRIES = re.compile(
+    r"""(deb|security|ftp|snapshot|archive|cdn-fastly|httpredir)\.debian\.(org|net)
+    |pypi\.(org|python\.org)|files\.pythonhosted\.org
+    |repo\d?\.maven\.(org|apache\.org)|central\.sonatype
+    |(proxy|sum)\.golang\.org|registry\.npmjs\.org|(static\.)?crates\.io
+    |(registry-1|index|auth)\.docker\.io|(hub|download)\.docker\.com|quay\.io|(ghcr|gcr)\.io|mcr\.microsoft\.com
+    |galaxy\.ansible\.com|repo\.anaconda\.com|github\.com/\S+/releases/download""",
+    re.VERBOSE,
+)
+
+
+def test_no_registry_is_named() -> None:
+    named = []
+    for path in project_files():
+        text = path.read_bytes().decode("utf-8", "replace")
+        for number, line in enumerate(text.splitlines(), start=1):
+            if REGISTRIES.search(line):
+                named.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:120]}")
+    assert not named, "\n".join(named)
+
+
+def test_versions_are_pinned() -> None:
+    """Nothing is `latest`, and nothing that is locked lacks its hash."""
+    files = [path for path in project_files() if path.name.startswith(("Dockerfile", "docker-compose", "docker-bake"))]
+    loose = [str(path) for path in files if re.search(r"(?m)^[^#\n]*:latest\b", path.read_text(encoding="utf-8"))]
+    for path in project_files(".txt"):
+        if path.name.startswith("requirements"):
+            blocks = re.split(r"\n(?=[^\s#])", path.read_text(encoding="utf-8"))
+            loose += [f"{path}: {block.split()[0]}" for block in blocks if "==" in block and "--hash=" not in block]
+    assert not loose
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_scenarios_share_their_vms(scenario: str) -> None:
+    """A scenario's molecule.yml says only what differs, and its hosts are VMs of the shared create.yml."""
+    directory = ROOT / "molecule" / scenario
+    assert "vms" in load(directory / "inventory" / "hosts.yml")
+    assert not (directory / "create.yml").exists()
+    assert not (directory / "destroy.yml").exists()
+    assert (directory / "verify.yml").exists(), "a scenario verifies behaviour"

@@ -1,0 +1,109 @@
+"""One test per Molecule scenario, and nothing left behind by any of them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from conftest import ROOT, Runner
+
+SCENARIOS = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
+STATE = ROOT / ".cache" / "molecule"
+TIMEOUT = 45 * 60
+# As molecule/shared/inventory/group_vars/all.yml computes it.
+PREFIX = f"vm-{hashlib.sha1(str(ROOT).encode(), usedforsecurity=False).hexdigest()[:6]}"
+DIAGNOSIS = """
+systemctl --failed --no-legend
+journalctl --no-pager --priority warning --lines 40
+command -v docker >/dev/null || exit 0
+docker ps --all --format '{{.Names}} {{.Image}} {{.Status}}'
+for name in $(docker ps --all --format '{{.Names}}'); do echo "--- docker logs $name"; docker logs --tail 25 "$name" 2>&1; done
+"""
+
+
+def docker(*arguments: str) -> str:
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False).stdout
+
+
+def objects(scenario: str) -> dict[str, list[str]]:
+    """Return what of a scenario there is on the engine."""
+    label = f"label=lakehouse.test={PREFIX}-{scenario}"
+    return {
+        "container": docker("ps", "--all", "--filter", label, "--format", "{{.Names}}").split(),
+        "network": docker("network", "ls", "--filter", label, "--format", "{{.Name}}").split(),
+    }
+
+
+def sweep(scenario: str) -> None:
+    """Remove all of a scenario, whatever state it is in."""
+    found = objects(scenario)
+    if found["container"]:
+        docker("rm", "--force", "--volumes", *found["container"])
+    if found["network"]:
+        docker("network", "rm", *found["network"])
+    shutil.rmtree(STATE / scenario, ignore_errors=True)
+
+
+@pytest.fixture
+def clean(scenario: str) -> Iterator[None]:
+    """Leave nothing behind: after success, failure and interruption alike."""
+    sweep(scenario)
+    yield
+    sweep(scenario)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.usefixtures("engine", "clean")
+def test_scenario(scenario: str, runner: Runner, request: pytest.FixtureRequest) -> None:
+    hosts = (ROOT / "molecule" / scenario / "inventory" / "hosts.yml").read_text(encoding="utf-8")
+    if "vm_loads_images: true" in hosts:
+        request.getfixturevalue("images")
+    environment = {
+        "MOLECULE_EPHEMERAL_DIRECTORY": str(STATE / scenario),
+        "MOLECULE_PROJECT_DIRECTORY": str(ROOT),
+        "MOLECULE_COMMAND_BORDERS": "false",
+    }
+    command = ["molecule", "test", "--scenario-name", scenario, "--destroy", "never"]
+    milestones = r"Executing$|^PLAY \[|^fatal|FAILED!|^Phase"
+    try:
+        output = runner(scenario, command, TIMEOUT, milestones, environment)
+    except pytest.fail.Exception as failure:
+        pytest.fail(f"{failure.msg}\n{diagnose(scenario)}", pytrace=False)
+    changed = changes_in_check_mode(output)
+    assert not changed, f"check mode would change a host that was just deployed: {changed}"
+    leftovers = destroy(scenario, runner, environment)
+    assert not any(leftovers.values()), f"molecule destroy left {leftovers}"
+
+
+def destroy(scenario: str, runner: Runner, environment: dict[str, str]) -> dict[str, list[str]]:
+    """Run the scenario's own destroy and return what it forgot."""
+    runner(f"{scenario}-destroy", ["molecule", "destroy", "--scenario-name", scenario], 300, "^fatal", environment)
+    return objects(scenario)
+
+
+def changes_in_check_mode(output: str) -> list[str]:
+    """Return the recap lines of the check action that tell a change."""
+    sections = re.split(r"➜ (\w+): Executing", output)
+    check = "".join(text for name, text in zip(sections[1::2], sections[2::2], strict=True) if name == "check")
+    return re.findall(r"^\S+ +: ok=\d+ +changed=[1-9].*$", check, re.MULTILINE)
+
+
+def diagnose(scenario: str) -> str:
+    """Return what the VMs' journals and containers say."""
+    reports = []
+    for name in objects(scenario)["container"]:
+        reports += [f"===== {name}", docker("exec", name, "sh", "-c", DIAGNOSIS)[-20000:]]
+    return "\n".join(reports)
+
+
+def test_check_mode_reader() -> None:
+    recap = "PLAY RECAP ***\nvm : ok=3    changed={}    unreachable=0\n"
+    text = "INFO docker ➜ converge: Executing\n" + recap.format(5)
+    text += "INFO docker ➜ check: Executing\n" + recap.format("{}")
+    assert changes_in_check_mode(text.format(0)) == []
+    assert changes_in_check_mode(text.format(2)) == ["vm : ok=3    changed=2    unreachable=0"]
