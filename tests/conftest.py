@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 import signal
@@ -153,8 +154,8 @@ def engine(runner: Runner) -> str:
 @pytest.fixture(scope="session")
 def images(runner: Runner) -> dict[str, str]:
     """All images of the project on this machine, and jobs-test, by the project's own playbook; their tags by name."""
-    names = " ".join(tags())
-    command = ["ansible-playbook", "playbooks/images.yml", "-i", "inventories/local", "-e", f"images_targets={names.split()}"]
+    wanted = json.dumps({"images_targets": list(tags())})
+    command = ["ansible-playbook", "playbooks/images.yml", "-i", "inventories/local", "-e", wanted]
     runner("images", command, timeout=3600, milestones="^(PLAY|TASK|fatal)")
     return tags()
 

@@ -1,26 +1,68 @@
-"""The jobs' own tests, inside the image that the jobs run in."""
+"""The jobs' own tests, inside the image that the jobs run in, beside a real MariaDB."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, Runner
 
-# Real records for tests that want them; those tests say that they were skipped when the folder is missing.
+# Real records for the tests that want them; those tests say that they were skipped when the folder is missing.
 DATA = Path(os.environ.get("LAKEHOUSE_TEST_DATA", ROOT.parent / "shared" / "data")).resolve()
+NAME = f"lakehouse-jobs-test-{os.getpid()}"
+PASSWORD = "only-for-tests"
+
+
+def docker(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def database(images: dict[str, str], tmp_path: Path) -> Iterator[str]:
+    """A MariaDB in memory on a network of its own, named as the jobs' tests want it; nothing stays, come what may."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "password").write_text(PASSWORD)
+    secret = f"--volume={tmp_path / 'password'}:/run/secrets"
+    environment = {
+        "MARIADB_DATABASE": "moodle",
+        "MARIADB_USER": "moodle",
+        "MARIADB_PASSWORD_FILE": "/run/secrets/password",
+        "MARIADB_ROOT_PASSWORD_FILE": "/run/secrets/root",
+    }
+    try:
+        docker("network", "create", NAME)
+        started = docker(
+            *("run", "--detach", "--name", f"{NAME}-db", "--network", NAME, "--network-alias", "db"),
+            *("--tmpfs", "/var/lib/mysql:uid=10007", f"{secret}/password:ro", f"{secret}/root:ro"),
+            *(f"--env={name}={value}" for name, value in environment.items()),
+            images["moodle-db"],
+        )
+        assert started.returncode == 0, started.stderr
+        for _ in range(120):
+            if docker("exec", f"{NAME}-db", "mariadb-admin", "ping").returncode == 0:
+                break
+            time.sleep(0.5)
+        else:
+            pytest.fail(docker("logs", f"{NAME}-db").stderr)
+        yield f"db:3306:root:{PASSWORD}"
+    finally:
+        docker("rm", "--force", "--volumes", NAME, f"{NAME}-db")
+        docker("network", "rm", NAME)
 
 
 @pytest.mark.engine
 @pytest.mark.usefixtures("engine")
-def test_jobs(images: dict[str, str], runner: Runner) -> None:
-    mounts = [f"--volume={ROOT / 'jobs' / 'tests'}:/tests:ro"]
+def test_jobs(images: dict[str, str], database: str, runner: Runner) -> None:
+    options = [f"--volume={ROOT / 'jobs'}:/jobs:ro", "--workdir=/jobs", f"--env=LAKEHOUSE_TEST_MYSQL={database}"]
     if DATA.is_dir():
-        mounts += [f"--volume={DATA}:/data:ro", "--env=LAKEHOUSE_TEST_DATA=/data"]
-    command = ["docker", "run", "--rm", "--network", "none", *mounts, images["jobs-test"]]
-    output = runner("jobs", command, timeout=1800, milestones=r"\[ *\d+%\]|^(FAILED|ERROR)|^=+ .* in ")
+        options += [f"--volume={DATA}:/data:ro", "--env=LAKEHOUSE_TEST_DATA=/data"]
+    command = ["docker", "run", "--rm", "--name", NAME, "--network", NAME, *options, images["jobs-test"]]
+    command += ["pytest", "-p", "no:cacheprovider", "-ra", "--durations=10", "--color=no"]
+    output = runner("jobs", command, timeout=1800, milestones=r"\[ *\d+%\]|^(FAILED|ERROR|SKIPPED)|^=+ .* in ")
     summary = output.splitlines()[-1]
-    runner.say(f"jobs: {summary}")
-    assert "passed" in summary
-    assert "failed" not in summary
+    assert "passed" in summary, summary
+    assert "failed" not in summary, summary
