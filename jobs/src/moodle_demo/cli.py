@@ -143,7 +143,9 @@ def load(dataset: str, force: bool, oulad_dir: Path | None, dump_file: Path | No
 
     The last line of the output is one JSON object: {"changed": true or false, "dataset": ..., "fingerprint": ...}.
     """
-    settings = connection({key: options[key] for key in ("host", "port", "user", "password_file", "database", "prefix")})
+    settings = connection(
+        {key: options[key] for key in ("host", "port", "user", "password_file", "database", "prefix")}
+    )
     sizes = {key: options[key] for key in ("seed", "courses", "students", "log_rows") if options[key] is not None}
     source = _source(dataset, sizes, oulad_dir, dump_file, settings.prefix)
     say = Say()
@@ -159,13 +161,13 @@ def load(dataset: str, force: bool, oulad_dir: Path | None, dump_file: Path | No
     click.echo(json.dumps({"changed": changed, "dataset": source.name, "fingerprint": marker.fingerprint}))
 
 
-def _source(
-    dataset: str, sizes: dict[str, int], oulad_dir: Path | None, dump_file: Path | None, prefix: str
-) -> Source:
+def _source(dataset: str, sizes: dict[str, int], oulad_dir: Path | None, dump_file: Path | None, prefix: str) -> Source:
     given = {"synthetic": bool(sizes), "oulad": oulad_dir is not None, "dump": dump_file is not None}
     for name, there in given.items():
         if there and name != dataset:
-            raise UsageError(f"An option of the data set {name} was given with --dataset {dataset}. Leave one of them out.")
+            raise UsageError(
+                f"An option of the data set {name} was given with --dataset {dataset}. Leave one of them out."
+            )
     if dataset == "synthetic":
         return SyntheticSource(synthetic.Parameters(**sizes))
     if dataset == "oulad":

@@ -59,7 +59,7 @@ class Database:
                 cursor.execute(sql, arguments or None)
                 return list(cursor.fetchall())
         except pymysql.MySQLError as error:
-            code, message = (error.args + ("", ""))[:2]
+            code, message = _reason(error)
             raise DemoError(
                 f"Database {self.settings}: {message} ({code}) at {' '.join(sql.split())[:60]!r}. The user"
                 f" {self.settings.user} needs every right in the database; then load again."
@@ -131,10 +131,12 @@ class Database:
             with self._connection.cursor() as cursor:
                 cursor.execute(statement)  # type: ignore[arg-type]  # bytes are sent unchanged
         except pymysql.MySQLError as error:
-            code, message = (error.args + ("", ""))[:2]
+            code, message = _reason(error)
             head = statement[:80].decode("utf-8", "replace")
             hint = "Raise max_allowed_packet of the server." if code == 1153 else "Is it a dump of MySQL or MariaDB?"
-            raise DemoError(f"The server refused a statement of the dump: {message} ({code}): {head!r}. {hint}") from error
+            raise DemoError(
+                f"The server refused a statement of the dump: {message} ({code}): {head!r}. {hint}"
+            ) from error
 
     def counts(self) -> dict[str, int]:
         """Rows of every table under the prefix, by name without it."""
@@ -185,10 +187,10 @@ class Database:
         if unknown:
             raise KeyError(f"{name} has no columns {sorted(unknown)}")
         targets, settings = [], []
-        for column in given:
-            targets.append(f"@{column}" if columns[column].nullable else f"`{column}`")
-            if columns[column].nullable:
-                settings.append(f"`{column}` = NULLIF(@{column}, '')")
+        for item in given:
+            targets.append(f"@{item}" if columns[item].nullable else f"`{item}`")
+            if columns[item].nullable:
+                settings.append(f"`{item}` = NULLIF(@{item}, '')")
         for column in columns.values():
             required = not column.nullable and column.default is None and column.name not in (*given, "id")
             if required and column.is_text:
@@ -213,9 +215,10 @@ class _Writer(threading.Thread):
 
     def run(self) -> None:
         try:
-            with open(self._pipe, "wb") as sink, contextlib.closing(
-                pa.csv.CSVWriter(sink, self._first.schema, write_options=_CSV)
-            ) as writer:
+            with (
+                open(self._pipe, "wb") as sink,
+                contextlib.closing(pa.csv.CSVWriter(sink, self._first.schema, write_options=_CSV)) as writer,
+            ):
                 batch: pa.Table | None = self._first
                 while batch is not None:
                     writer.write_table(batch)
@@ -223,7 +226,7 @@ class _Writer(threading.Thread):
                     batch = next(self._rest, None)
         except BrokenPipeError:
             pass
-        except Exception as error:  # noqa: BLE001 - carried to the thread that waits for this one
+        except Exception as error:  # carried to the thread that waits for this one
             if not (isinstance(error, OSError) and "Broken pipe" in str(error)):
                 self.error = error
 
@@ -272,7 +275,7 @@ def _connect(settings: Connection) -> pymysql.Connection[pymysql.cursors.Cursor]
             " sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO'",
         )
     except pymysql.MySQLError as error:
-        code, message = (error.args + ("", ""))[:2]
+        code, message = _reason(error)
         if code == 1045:
             raise UsageError(
                 f"Database {settings} refused the password. Compare the password file with the user's password there."
@@ -286,8 +289,14 @@ def _connect(settings: Connection) -> pymysql.Connection[pymysql.cursors.Cursor]
         ) from error
 
 
+def _reason(error: pymysql.MySQLError) -> tuple[int, str]:
+    """The server's code and words."""
+    arguments = [*list(error.args), 0, str(error)]
+    return int(arguments[0]), str(arguments[1])
+
+
 def _load_error(name: str, error: pymysql.MySQLError) -> DemoError:
-    code, message = (error.args + ("", ""))[:2]
+    code, message = _reason(error)
     if code in (1148, 3948, 4166):
         return DemoError("The database server refuses LOAD DATA LOCAL: set local_infile=ON there, then load again.")
     return DemoError(f"Table {name} could not be loaded: {message} ({code}). Correct that and load again.")

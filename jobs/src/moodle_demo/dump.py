@@ -102,7 +102,7 @@ def statements(file: Path) -> Iterator[Statement]:
                 statement = _classify(file, text, line)
                 if statement is not None:
                     yield statement
-    except _Unfinished as error:
+    except _UnfinishedError as error:
         raise UsageError(
             f"Dump {file}, line {error.line}: the statement that begins here has no end; the file is cut off. {REMEDY}"
         ) from error
@@ -112,7 +112,7 @@ def statements(file: Path) -> Iterator[Statement]:
         raise UsageError(f"Dump {file}: {error.strerror or error}. Make it readable.") from error
 
 
-class _Unfinished(Exception):
+class _UnfinishedError(Exception):
     def __init__(self, line: int) -> None:
         super().__init__(line)
         self.line = line
@@ -133,7 +133,7 @@ def split(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
         if done:
             rest = _COMMENTS.sub(b"", buffer).strip()
             if rest:
-                raise _Unfinished(_first_line(buffer, line))
+                raise _UnfinishedError(_first_line(buffer, line))
             return
         chunk = stream.read(_CHUNK)
         done = not chunk

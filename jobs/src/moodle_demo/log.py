@@ -5,6 +5,7 @@ An event takes some 35 bytes until it is written, so ten million fit into memory
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,7 @@ def _viewed(module: str) -> Event:
 
 EVENTS: dict[str, Event] = {
     "user_created": Event(r"\core\event\user_created", "user", "c", 0, USER),
+    "user_deleted": Event(r"\core\event\user_deleted", "user", "d", 0, USER, "@"),
     "user_loggedin": Event(
         r"\core\event\user_loggedin", "user", "r", 0, SYSTEM, '{"username":"user{a}","extrauserinfo":[]}'
     ),
@@ -74,9 +76,7 @@ EVENTS: dict[str, Event] = {
     "login_failed": Event(
         r"\core\event\user_login_failed", None, "r", 0, SYSTEM, '{"username":"somebody{a}","reason":1}'
     ),
-    "notification_sent": Event(
-        r"\core\event\notification_sent", "notifications", "c", 0, SYSTEM, '{"courseid":"{a}"}'
-    ),
+    "notification_sent": Event(r"\core\event\notification_sent", "notifications", "c", 0, SYSTEM, '{"courseid":"{a}"}'),
     "course_created": Event(r"\core\event\course_created", "course", "c", 1, COURSE, "@"),
     "course_updated": Event(r"\core\event\course_updated", "course", "u", 1, COURSE, "@"),
     "course_viewed": Event(r"\core\event\course_viewed", None, "r", 2, COURSE),
@@ -94,8 +94,9 @@ EVENTS: dict[str, Event] = {
         MODULE,
         '{"relateduserid":"{a}","overrideby":null,"completionstate":{b}}',
     ),
-    "enrolled": Event(
-        r"\core\event\user_enrolment_created", "user_enrolments", "c", 0, COURSE, '{"enrol":"manual"}'
+    "enrolled": Event(r"\core\event\user_enrolment_created", "user_enrolments", "c", 0, COURSE, '{"enrol":"manual"}'),
+    "enrolment_updated": Event(
+        r"\core\event\user_enrolment_updated", "user_enrolments", "u", 0, COURSE, '{"enrol":"manual"}'
     ),
     "unenrolled": Event(r"\core\event\user_enrolment_deleted", "user_enrolments", "d", 0, COURSE, "@"),
     "role_assigned": Event(
@@ -124,9 +125,7 @@ EVENTS: dict[str, Event] = {
         r"\mod_assign\event\assessable_submitted", "assign_submission", "u", 2, MODULE, '{"submission_editable":true}'
     ),
     "assign_graded": Event(r"\mod_assign\event\submission_graded", "assign_grades", "u", 1, MODULE),
-    "assign_status": Event(
-        r"\mod_assign\event\submission_status_viewed", None, "r", 0, MODULE, '{"assignid":"{a}"}'
-    ),
+    "assign_status": Event(r"\mod_assign\event\submission_status_viewed", None, "r", 0, MODULE, '{"assignid":"{a}"}'),
     "assign_grading": Event(r"\mod_assign\event\grading_table_viewed", None, "r", 1, MODULE, '{"assignid":"{a}"}'),
     "quiz_started": Event(r"\mod_quiz\event\attempt_started", "quiz_attempts", "c", 2, MODULE),
     "quiz_attempt_viewed": Event(
@@ -140,9 +139,7 @@ EVENTS: dict[str, Event] = {
         MODULE,
         '{"submitterid":"{a}","quizid":"{b}","studentisonline":true}',
     ),
-    "quiz_reviewed": Event(
-        r"\mod_quiz\event\attempt_reviewed", "quiz_attempts", "r", 2, MODULE, '{"quizid":"{a}"}'
-    ),
+    "quiz_reviewed": Event(r"\mod_quiz\event\attempt_reviewed", "quiz_attempts", "r", 2, MODULE, '{"quizid":"{a}"}'),
     "quiz_report": Event(
         r"\mod_quiz\event\report_viewed", None, "r", 1, MODULE, '{"quizid":"{a}","reportname":"overview"}'
     ),
@@ -160,10 +157,28 @@ EVENTS: dict[str, Event] = {
     ),
     "grades_viewed": Event(r"\gradereport_user\event\grade_report_viewed", None, "r", 2, COURSE),
     "grader_viewed": Event(r"\gradereport_grader\event\grade_report_viewed", None, "r", 1, COURSE),
-    **{f"{module}_viewed": _viewed(module) for module in (
-        "assign", "bigbluebuttonbn", "book", "data", "feedback", "folder", "forum", "glossary", "h5pactivity", "lesson",
-        "lti", "page", "quiz", "resource", "scorm", "url", "wiki",
-    )},
+    **{
+        f"{module}_viewed": _viewed(module)
+        for module in (
+            "assign",
+            "bigbluebuttonbn",
+            "book",
+            "data",
+            "feedback",
+            "folder",
+            "forum",
+            "glossary",
+            "h5pactivity",
+            "lesson",
+            "lti",
+            "page",
+            "quiz",
+            "resource",
+            "scorm",
+            "url",
+            "wiki",
+        )
+    },
 }
 CODES = {name: code for code, name in enumerate(EVENTS)}
 _KINDS = list(EVENTS.values())
@@ -230,9 +245,9 @@ class Log:
         self._chunks.append(chunk)
         self.rows += size
 
-    def text(self, text: str) -> int:
-        """Keep a text for an event whose `other` is one; return its number, the event's `a`."""
-        self.texts.append(text)
+    def text(self, **values: Any) -> int:
+        """Keep the JSON of an event whose `other` is a text of its own; return its number, the event's `a`."""
+        self.texts.append(json.dumps(values, separators=(",", ":")))
         return len(self.texts) - 1
 
     def seal(self) -> dict[str, npt.NDArray[Any]]:

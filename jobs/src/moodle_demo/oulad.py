@@ -76,7 +76,9 @@ def read(folder: Path) -> Data:
         rows = tables[name]
         for row in range(len(rows)):
             if _key(rows, row) not in courses:
-                raise rows.fault(row, "code_presentation", f"a presentation of {rows['code_module'][row]} in courses.csv")
+                raise rows.fault(
+                    row, "code_presentation", f"a presentation of {rows['code_module'][row]} in courses.csv"
+                )
     info, registration = tables["studentInfo"], tables["studentRegistration"]
     enrolled = {(_key(info, row), info["id_student"][row]): row for row in range(len(info))}
     registered = {(_key(registration, row), registration["id_student"][row]) for row in range(len(registration))}
@@ -101,7 +103,7 @@ def read(folder: Path) -> Data:
         students = np.unique(np.array(info["id_student"], np.int64))
         sites = np.sort(np.array(tables["vle"]["id_site"], np.int64))
         clicks = oulad_csv.read_clicks(files[oulad_csv.CLICKS], courses, students, sites)
-    return Data(*(tables[name] for name in oulad_csv.FILES), clicks)
+    return Data(tables["courses"], assessments, tables["vle"], info, registration, results, clicks)
 
 
 def start_of(presentation: str) -> int:
@@ -146,7 +148,10 @@ class _Builder:
         rows = self.data.registration
         keys = [_key(rows, row) for row in range(len(rows))]
         start = np.array([self.starts[key] for key in keys], np.int64)
-        end = [None if day is None else int(first + day * DAY) for first, day in zip(start, rows["date_unregistration"], strict=True)]
+        end = [
+            None if day is None else int(first + day * DAY)
+            for first, day in zip(start, rows["date_unregistration"], strict=True)
+        ]
         begin = np.array(
             [
                 int(first + day * DAY) if day is not None else int(first if last is None else min(first, last))

@@ -280,7 +280,6 @@ def read_clicks(
     `courses` gives the index of 'AAA-2013J'; students and sites are the known ids in ascending order.
     """
     parts: list[Clicks] = []
-    line = 2
     try:
         types = {name: pa.string() for name in _PRESENTATION} | {
             name: pa.int64() for name in ("id_student", "id_site", "date", "sum_click")
@@ -289,14 +288,18 @@ def read_clicks(
         with pa.csv.open_csv(file, convert_options=options) as reader:
             for batch in reader:
                 parts.append(_clicks(batch, courses, students, sites))
-                line += batch.num_rows
     except (pa.ArrowInvalid, pa.ArrowKeyError, KeyError, ValueError, OSError, EOFError, zlib.error):
         _find_fault(file, courses, students, sites)
         raise
     if not parts:
-        return Clicks(*(np.zeros(0, kind) for kind in (np.int16, np.int32, np.int32, np.int16, np.int32)))
-    names = ("course", "student", "site", "day", "clicks")
-    return Clicks(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        raise UsageError(f"{file}, line 2: no rows, expected at least one. {REMEDY}")
+    return Clicks(
+        np.concatenate([part.course for part in parts]),
+        np.concatenate([part.student for part in parts]),
+        np.concatenate([part.site for part in parts]),
+        np.concatenate([part.day for part in parts]),
+        np.concatenate([part.clicks for part in parts]),
+    )
 
 
 def _clicks(
@@ -307,7 +310,10 @@ def _clicks(
     module, presentation, student, site, day, clicks = batch.columns
     modules, presentations = module.dictionary_encode(), presentation.dictionary_encode()
     pairs = np.array(
-        [[courses.get(f"{m}-{p}", -1) for p in presentations.dictionary.to_pylist()] for m in modules.dictionary.to_pylist()],
+        [
+            [courses.get(f"{m}-{p}", -1) for p in presentations.dictionary.to_pylist()]
+            for m in modules.dictionary.to_pylist()
+        ],
         np.int16,
     )
     course = pairs[modules.indices.to_numpy(), presentations.indices.to_numpy()]
@@ -337,7 +343,8 @@ def _find_fault(
     known_students, known_sites = set(students.tolist()), set(sites.tolist())
     for line, cells in _lines(file, tuple(_CLICK_COLUMNS)):
         module, presentation, student, site, day, clicks = (
-            _cell(file, line, column, rule, cell) for (column, rule), cell in zip(_CLICK_COLUMNS.items(), cells, strict=True)
+            _cell(file, line, column, rule, cell)
+            for (column, rule), cell in zip(_CLICK_COLUMNS.items(), cells, strict=True)
         )
         if f"{module}-{presentation}" not in courses:
             raise fault(file, line, "code_presentation", presentation, f"a presentation of {module} in courses.csv")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -219,7 +218,7 @@ class Site:
                 timecreated=created, timemodified=created,
             )[0]
         )  # fmt: skip
-        text = self.log.text(json.dumps({"shortname": shortname, "fullname": fullname}))
+        text = self.log.text(shortname=shortname, fullname=fullname)
         self.log.add("course_created", created, ADMIN, course=number, object=number, a=text)
         return Course(number, shortname, context, enrol, category, created, start, end, item)
 
@@ -261,9 +260,13 @@ class Site:
             )  # fmt: skip
         else:
             self._contexts[logs.MODULE][number] = int(self.new_ids("context", 1)[0])
-        text = self.log.text(json.dumps({"modulename": modname, "instanceid": made, "name": name}))
+        text = self.log.text(modulename=modname, instanceid=made, name=name)
         self.log.add("module_created", added, by, course=course.id, module=number, object=number, a=text)
         return Module(number, course.id, modname, made, name)
+
+    def module_context(self, module: Module) -> int:
+        """The id of a course module's context."""
+        return self._contexts[logs.MODULE][module.id]
 
     def finish_course(self, course: Course) -> None:
         """Add the sections of a course, each with the sequence of its modules."""
@@ -289,10 +292,10 @@ class Site:
     def enrol(
         self, course: Course, users: Ints, role: int, time: Ints, left: Ints | None = None, by: int = ADMIN,
         flags: int = 0, suspended: npt.NDArray[np.bool_] | None = None,
-    ) -> None:  # fmt: skip
-        """Enrol users with a role, and unenrol those whose `left` (epoch seconds) is not 0, as Moodle does.
+    ) -> Ints:  # fmt: skip
+        """Enrol users with a role, and unenrol those whose `left` (epoch seconds) is not 0; return the enrolments' ids.
 
-        An unenrolment deletes the rows of user_enrolments and role_assignments; the log keeps the deleted row.
+        As in Moodle an unenrolment deletes the rows of user_enrolments and role_assignments; the log keeps the row.
         """
         time = np.asarray(time, np.int64)
         left = np.zeros(len(users), np.int64) if left is None else left
@@ -316,12 +319,13 @@ class Site:
                 "timeend": 0, "modifierid": by, "timecreated": time[i], "timemodified": time[i], "courseid": course.id,
             }  # fmt: skip
             texts = {**{key: str(value) for key, value in row.items()}, "enrol": "manual", "lastenrol": True}
-            text = self.log.text(json.dumps({"userenrolment": texts, "enrol": "manual"}, separators=(",", ":")))
+            text = self.log.text(userenrolment=texts, enrol="manual")
             self.log.add(
                 "unenrolled", left[i], by, course=course.id, related=users[i], object=enrolments[i], a=text, flags=flags
             )
         gone = {"course": course.id, "related": users[~stay], "flags": flags}
         self.log.add("role_unassigned", left[~stay], by, object=role, a=roles[~stay], **gone)
+        return enrolments
 
     def grades(
         self, item: int, course: int, users: Ints, grade: npt.NDArray[np.float64], submitted: Ints, graded: Ints,
@@ -376,7 +380,14 @@ class Site:
         mask: npt.NDArray[np.bool_],
     ) -> None:  # fmt: skip
         self.log.add(
-            event, time[mask], by[mask], course=course, object=ids[mask], related=users[mask], a=item, b=hundredths[mask]
+            event,
+            time[mask],
+            by[mask],
+            course=course,
+            object=ids[mask],
+            related=users[mask],
+            a=item,
+            b=hundredths[mask],
         )
 
     def finish_history(self) -> None:

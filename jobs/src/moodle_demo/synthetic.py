@@ -15,8 +15,8 @@ exactly the rows asked for: what follows from enrolments, submissions and grades
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import importlib.resources
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,7 +39,9 @@ LEAD = 30 * DAY  # courses are made this long before their start
 TERMS = (("2024A", dt.date(2024, 9, 30)), ("2025S", dt.date(2025, 3, 3)), ("2025A", dt.date(2025, 9, 29)))
 PASS_MARK = 40.0
 # Relative activity of the weeks -2 to 16: the beginning, a break in week 8, the examinations.
-SEASON = np.array([0.06, 0.30, 1.3, 1.2, 1.0, 1.0, 1.0, 0.95, 1.0, 1.05, 0.6, 0.95, 1.0, 1.0, 1.0, 1.05, 1.1, 1.3, 0.05])
+SEASON = np.array(
+    [0.06, 0.30, 1.3, 1.2, 1.0, 1.0, 1.0, 0.95, 1.0, 1.05, 0.6, 0.95, 1.0, 1.0, 1.0, 1.05, 1.1, 1.3, 0.05]
+)
 HOURS = np.array([0.0] * 7 + [1, 3, 5, 6, 6, 4, 5, 6, 6, 5, 4, 4, 5, 5, 3, 0.0, 0.0])
 DAYS = np.array([1.2, 1.2, 1.1, 1.0, 0.8, 0.6, 0.9])
 CONTENT = ("resource", "page", "url", "book", "folder", "h5pactivity", "scorm")
@@ -103,6 +105,10 @@ def _epoch(day: dt.date) -> int:
     return int(dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC).timestamp())
 
 
+def _sha1(text: str) -> str:
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
 def _sigmoid(values: Floats) -> Floats:
     return 1 / (1 + np.exp(-values))
 
@@ -129,6 +135,7 @@ class Synthetic:
                 self.site.log = logs.Log()
             self.logs.append(self.site.log)
             self.classes.append(self._term(term, courses))
+        self._deletions()
         self._noise()
         needed = sum(part.rows for part in self.logs)
         least = int(needed * 1.25) + 1
@@ -157,7 +164,9 @@ class Synthetic:
         staff = max(4, self.parameters.courses // 2)
         self.staff = self._users(staff, created, "T")
         manager = self._users(1, created, "M")
-        site.add("role_assignments", roleid=MANAGER, contextid=1, userid=manager, timemodified=created, modifierid=ADMIN)
+        site.add(
+            "role_assignments", roleid=MANAGER, contextid=1, userid=manager, timemodified=created, modifierid=ADMIN
+        )
         self.ability = rng.normal(size=size)
         self.trait = 0.45 * self.ability + np.sqrt(1 - 0.45**2) * rng.normal(size=size)
         self.entry = rng.choice(len(TERMS), size, p=[0.5, 0.25, 0.25])
@@ -166,7 +175,10 @@ class Synthetic:
         self.students = self._users(size, when, "S")
         self.deleted: dict[int, int] = {}
         site.add("user_info_category", name="Study", sortorder=1)
-        fields = {"gender": (["f", "m", "x"], [0.52, 0.46, 0.02]), "entry": (["school", "work", "transfer"], [0.7, 0.2, 0.1])}
+        fields = {
+            "gender": (["f", "m", "x"], [0.52, 0.46, 0.02]),
+            "entry": (["school", "work", "transfer"], [0.7, 0.2, 0.1]),
+        }
         for place, (name, (values, shares)) in enumerate(fields.items(), 1):
             number = site.add(
                 "user_info_field", shortname=name, name=name.capitalize(), datatype="menu", categoryid=1,
@@ -255,6 +267,25 @@ class Synthetic:
         rank = np.argsort(np.argsort(-keys, axis=1), axis=1)
         return (rank < count[:, None]) & active[:, None]
 
+    def _deletions(self) -> None:
+        """Some of those who left every course of theirs are deleted as users a few days later."""
+        last: dict[int, tuple[int, int]] = {}
+        kept: set[int] = set()
+        for term, classes in enumerate(self.classes):
+            for item in classes:
+                kept.update(item.users[(item.left == 0) | (item.back > 0)].tolist())
+                for user, left in zip(item.users.tolist(), item.left.tolist(), strict=True):
+                    last[user] = max(last.get(user, (0, 0)), (term, left))
+        for user in sorted(set(last) - kept)[:: max(1, self.parameters.students // 100)][:5]:
+            term, left = last[user]
+            self.deleted[user] = when = left + 2 * DAY
+            name = f"user{user}"
+            log = self.logs[term]
+            text = log.text(
+                username=name, email=f"{name}@example.org", idnumber=f"S{user:06}", picture="0", mnethostid="1"
+            )
+            log.add("user_deleted", when, ADMIN, object=user, related=user, a=text, flags=logs.CLI)
+
     # What isn't students' and teachers' own, and must not be taken for it
 
     def _noise(self) -> None:
@@ -265,7 +296,9 @@ class Synthetic:
             size = max(1, share // 2000)
             times = rng.integers(low, high, (3, size))
             log.add("login_failed", times[0], 0, a=rng.integers(1, 99, size))
-            log.add("notification_sent", times[1], 0, related=rng.choice(self.students, size), object=1, a=1, flags=logs.CLI)
+            log.add(
+                "notification_sent", times[1], 0, related=rng.choice(self.students, size), object=1, a=1, flags=logs.CLI
+            )
             log.add("course_viewed", times[2], 1, course=1)
         log, last = self.logs[-1], self.classes[-1]
         copy = max(last, key=lambda item: len(item.users))
@@ -361,7 +394,9 @@ class _Course:
         it.enrolled[late] = self.course.start + rng.integers(8 * HOUR, 12 * DAY, int(late.sum()))
         left = np.zeros(size, np.int64)
         early = ~late & (rng.random(size) < 0.015)
-        left[early] = it.enrolled[early] + ((self.course.start - it.enrolled[early]) * rng.random(int(early.sum()))).astype(np.int64)
+        left[early] = it.enrolled[early] + (
+            (self.course.start - it.enrolled[early]) * rng.random(int(early.sum()))
+        ).astype(np.int64)
         for week in range(WEEKS - 1):
             logit = -5.15 - 0.95 * it.engagement[:, week] - 0.25 * it.ability + (0.5 if week in (1, 2, 3) else 0)
             gone = (left == 0) & (rng.random(size) < _sigmoid(logit))
@@ -380,8 +415,8 @@ class _Course:
     # Modules
 
     def _modules(self) -> None:
-        rng, course, teacher = self.rng, self.course, self.teacher
-        counts = {kind: int(rng.poisson(0.0) + round(value)) for kind, value in self.mix["modules"].items()}
+        rng = self.rng
+        counts = {kind: round(value) for kind, value in self.mix["modules"].items()}
         if self.mix["archetype"] != "inactive" and counts.get("assign", 0) + counts.get("quiz", 0) < 3:
             counts["assign"] = 3 - counts.get("quiz", 0)
         self.assessments: list[tuple[_Resource, int, float]] = []
@@ -394,11 +429,6 @@ class _Course:
         graded = sum(1 for _, kind, _ in plan if kind in ("assign", "quiz"))
         for week, kind, place in sorted(plan):
             self._module(kind, place, week, 60 / graded if graded else 0.0)
-        course.created += 0
-        text = self.site.log.text(
-            json.dumps({"shortname": course.shortname, "fullname": "", "updatedfields": {"visible": "1"}})
-        )
-        self.site.log.add("course_updated", course.start - 3 * DAY, teacher, course=course.id, object=course.id, a=text)
 
     def _module(self, kind: str, place: int, week: int, weight: float) -> None:
         """One module: there from the beginning, or added in its week; some are updated, hidden or removed later."""
@@ -438,19 +468,32 @@ class _Course:
             **values,
         )  # fmt: skip
         if fate in ("updated", "hidden"):
-            text = site.log.text(json.dumps({"modulename": kind, "instanceid": module.instance, "name": name}))
+            text = site.log.text(modulename=kind, instanceid=module.instance, name=name)
             site.log.add("module_updated", when, teacher, course=course.id, module=module.id, object=module.id, a=text)
         if fate == "removed":
-            text = site.log.text(json.dumps({"modulename": kind, "instanceid": module.instance}))
+            text = site.log.text(modulename=kind, instanceid=module.instance)
             site.log.add("module_deleted", when, teacher, course=course.id, module=module.id, object=module.id, a=text)
         resource = _Resource(module, kind, first, last, week, kind in ("assign", "quiz"))
         self.it.resources.append(resource)
-        if kind == "book":
+        if kind == "resource" and fate != "removed":
+            self._file(module, added)
+        if kind == "book" and fate != "removed":
             site.add("book_chapters", bookid=module.instance, pagenum=[1, 2, 3], title=["One", "Two", "Three"],
                      content="", timecreated=added, timemodified=added)  # fmt: skip
         if kind in ("assign", "quiz"):
             site.grade_item(module, round(weight, 2), added, PASS_MARK)
             self.assessments.append((resource, due, weight))
+
+    def _file(self, module: Module, added: int) -> None:
+        """The file behind a resource."""
+        name, context = f"{module.name.lower().replace(' ', '-')}.pdf", self.site.module_context(module)
+        path = f"/{context}/mod_resource/content/0/{name}"
+        self.site.add(
+            "files", contenthash=_sha1(f"{self.course.shortname}{path}"), pathnamehash=_sha1(path), contextid=context,
+            component="mod_resource", filearea="content", itemid=0, filepath="/", filename=name, userid=self.teacher,
+            filesize=int(self.rng.integers(20_000, 5_000_000)), mimetype="application/pdf", timecreated=added,
+            timemodified=added,
+        )  # fmt: skip
 
     def _enrol(self) -> None:
         site, course, it, rng = self.site, self.course, self.it, self.rng
@@ -459,8 +502,12 @@ class _Course:
             role = EDITINGTEACHER if place == 0 else TEACHER
             site.enrol(course, np.array([teacher]), role, created + 30, flags=logs.CLI)
         site.add("course_completion_criteria", course=course.id, criteriatype=6, gradepass=PASS_MARK)
-        suspended = rng.random(len(it.users)) < 0.008
-        site.enrol(course, it.users, STUDENT, it.enrolled, it.left, flags=logs.WS, suspended=suspended)
+        suspended = (rng.random(len(it.users)) < 0.008) & (it.left == 0)
+        ids = site.enrol(course, it.users, STUDENT, it.enrolled, it.left, flags=logs.WS, suspended=suspended)
+        site.log.add(
+            "enrolment_updated", np.maximum(it.enrolled, course.start)[suspended] + 6 * WEEK, self.teacher,
+            course=course.id, related=it.users[suspended], object=ids[suspended],
+        )  # fmt: skip
         back = it.back > 0
         if back.any():
             site.enrol(course, it.users[back], STUDENT, it.back[back], flags=logs.WS)
@@ -485,7 +532,9 @@ class _Course:
             chance = _sigmoid(1.5 + 1.15 * engagement + 0.35 * it.ability)
             delay = -rng.exponential(1.3 * DAY, size) * np.exp(0.25 * engagement)
             is_late = rng.random(size) < 0.1 * np.exp(-0.4 * engagement)
-            times = due + np.where(is_late, rng.exponential(0.7 * DAY, size), np.maximum(delay, -12 * DAY)).astype(np.int64)
+            times = due + np.where(is_late, rng.exponential(0.7 * DAY, size), np.maximum(delay, -12 * DAY)).astype(
+                np.int64
+            )
             done = (rng.random(size) < chance) & self.present(times)
             score = 63 + 8 * it.ability + 6 * engagement + self.mix["difficulty"] + rng.normal(0, 11, size)
             score = np.round(np.clip(score, 0, 100), 0)
@@ -608,7 +657,13 @@ class _Course:
                     message="<p>I think so too.</p>", messageformat=1, wordcount=4, charcount=14,
                 )  # fmt: skip
                 site.log.add(
-                    "post_created", when, it.users[who], object=ids, a=int(resource.discussions[week]), b=module.instance, **at
+                    "post_created",
+                    when,
+                    it.users[who],
+                    object=ids,
+                    a=int(resource.discussions[week]),
+                    b=module.instance,
+                    **at,
                 )
                 last[week] = when[-1]
             names = [f"Week {week + 1}" for week in range(WEEKS)]
@@ -620,7 +675,9 @@ class _Course:
                 "forum_discussions", id=resource.discussions, course=self.course.id, forum=module.instance, name=names,
                 firstpost=opening, userid=self.teacher, timemodified=last, usermodified=self.teacher,
             )  # fmt: skip
-            site.log.add("discussion_created", begun, self.teacher, object=resource.discussions, a=module.instance, **at)
+            site.log.add(
+                "discussion_created", begun, self.teacher, object=resource.discussions, a=module.instance, **at
+            )
 
     def _end(self, marks: Floats) -> None:
         """Examination, course total, completion."""
@@ -673,7 +730,11 @@ class _Course:
             site.log.add("course_viewed", times[kind < 0.6], who, **at)
             site.log.add("grader_viewed", times[kind >= 0.9], who, **at)
             viewed = times[(kind >= 0.6) & (kind < 0.9)]
-            shown = [r.module for r in it.resources if r.first == ALWAYS[0] and r.last == ALWAYS[1] and r.weight_type != "label"]
+            shown = [
+                r.module
+                for r in it.resources
+                if r.first == ALWAYS[0] and r.last == ALWAYS[1] and r.weight_type != "label"
+            ]
             for module in shown[:1]:
                 site.log.add(f"{module.modname}_viewed", viewed, who, module=module.id, object=module.instance, **at)
 
@@ -705,7 +766,12 @@ class _Views:
         """Expected activity per student and week, any unit: engagement, season and noise, by the time enrolled."""
         rng = np.random.default_rng([seed, 13, item.number])
         engagement = np.concatenate(
-            [np.repeat(item.engagement[:, :1], BEFORE, 1), item.engagement, np.repeat(item.engagement[:, -1:], AFTER, 1)], 1
+            [
+                np.repeat(item.engagement[:, :1], BEFORE, 1),
+                item.engagement,
+                np.repeat(item.engagement[:, -1:], AFTER, 1),
+            ],
+            1,
         )
         low, high = _Views.spans(item)
         noise = rng.gamma(1.6, 1 / 1.6, engagement.shape)
