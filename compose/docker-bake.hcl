@@ -126,7 +126,7 @@ target "jobs-test" {
 target "notebooks" {
   inherits = ["_image"]
   context  = "notebooks"
-  contexts = { jobs = "target:jobs", uv = "target:uv", tour = "../jobs/notebooks" }
+  contexts = { jobs = "target:jobs", uv = "target:uv", package = "../jobs" }
   tags     = ["lakehouse/notebooks:${TAG}"]
 }
 

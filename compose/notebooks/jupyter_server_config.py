@@ -1,0 +1,14 @@
+"""JupyterLab as a service behind edge, which authenticates people and adds the token."""
+
+import os
+
+c = get_config()  # noqa: F821
+c.ServerApp.ip = "0.0.0.0"
+c.ServerApp.port = 8888
+c.ServerApp.port_retries = 0
+c.ServerApp.open_browser = False
+c.ServerApp.root_dir = "/home/spark/notebooks"
+c.ServerApp.base_url = os.environ.get("JUPYTER_BASE_URL") or "/"
+c.ServerApp.allow_remote_access = True
+c.ServerApp.trust_xheaders = True
+c.ServerApp.quit_button = False

@@ -1,0 +1,349 @@
+#!/usr/bin/python
+"""Find out where a host gets its packages from, for builds that run in containers on it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: image_sources
+author: Moodle Lakehouse contributors
+short_description: Collect the host's package sources, proxies and CA certificates for image builds
+description:
+  - Reads apt's, pip's, uv's, Maven's and Go's configuration, the proxy variables and the extra CA certificates of the host.
+  - Writes them below I(path) in the form that the builds read. Nothing of it enters an image but the CA certificates.
+options:
+  path: {description: Folder to write into, type: path, required: true}
+  suites: {description: Debian suites that the builds install from, type: list, elements: str, required: true}
+  apt_uri: {description: Debian archive; empty means the host's own, type: str, default: ""}
+  apt_security_uri: {description: Archive of security updates; empty means the host's own, type: str, default: ""}
+  apt_options: {description: Further fields of the deb822 stanzas, type: dict, default: {}}
+  pypi_index: {description: Python package index; empty means the host's own, type: str, default: ""}
+  maven_mirror: {description: Mirror of Maven Central; empty means the host's own, type: str, default: ""}
+  go_proxy: {description: Go module proxy; empty means the host's own, type: str, default: ""}
+  proxies: {description: Proxy variables that replace the host's own, type: dict, default: {}}
+  certificates: {description: CA certificates (PEM) besides the host's own, type: list, elements: str, default: []}
+"""
+
+RETURN = """
+network: {description: C(host) when a source is on the host's loopback address and C(default) otherwise, type: str, returned: always}
+proxies: {description: Proxy variables for the builds, type: dict, returned: always}
+found: {description: What was found, credentials left out, type: dict, returned: always}
+"""
+
+import configparser
+import hashlib
+import io
+import ipaddress
+import json
+import os
+import pwd
+import re
+import shlex
+import tarfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
+
+from ansible.module_utils.basic import AnsibleModule
+
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+HOST_CAS = Path("/usr/local/share/ca-certificates")
+HOST_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
+APT_SETTINGS = re.compile(
+    r"^Acquire::(?:https?::(?!.*(?:CaInfo|CaPath|SslCert|SslKey|Proxy-Auto-Detect))|Check-|Retries|ForceIPv|Max-)\S* \".*\";$"
+)
+
+
+def homes() -> list[Path]:
+    """Home folders whose configuration counts: of the user that runs this, and of the one that became it."""
+    found = [Path("~").expanduser()]
+    user = os.environ.get("SUDO_USER")
+    if user and user != "root":
+        try:
+            found.append(Path(pwd.getpwnam(user).pw_dir))
+        except KeyError:
+            pass
+    return found
+
+
+def existing(names: list[str]) -> list[Path]:
+    """Files that are there: absolute names as they are, others below each home."""
+    paths = [Path(name) if name.startswith("/") else home / name for name in names for home in homes()]
+    return [path for path in dict.fromkeys(paths) if path.is_file() and os.access(path, os.R_OK)]
+
+
+def assignments(path: Path) -> dict[str, str]:
+    """NAME=value lines, as in /etc/environment."""
+    found = {}
+    for line in path.read_text(errors="replace").splitlines():
+        match = re.match(r"\s*(?:export\s+)?([A-Za-z_]\w*)=(.*)$", line)
+        if match:
+            words = shlex.split(match[2], comments=True) or [""]
+            found[match[1]] = words[0]
+    return found
+
+
+def without_credentials(text: str) -> str:
+    """URLs as they may be shown."""
+    return re.sub(r"//[^/@\s]+@", "//***@", text)
+
+
+def is_loopback(url: str) -> bool:
+    host = urlsplit(url if "//" in url else "//" + url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Sources:
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.environment = dict(os.environ)
+        for path in existing(["/etc/environment"]):
+            self.environment = assignments(path) | self.environment
+
+    def run(self, *argv: str) -> str:
+        _, out, _ = self.module.run_command(list(argv), environ_update={"LC_ALL": "C"}, check_rc=True)
+        return str(out)
+
+    # apt ---------------------------------------------------------------------------------------------------------------
+
+    def archives(self) -> dict[str, str]:
+        """Debian's archives of the host: label (Debian, Debian-Security) to URI; `updates` when the host uses that suite."""
+        release = assignments(Path("/etc/os-release")).get("VERSION_CODENAME", "")
+        policy = self.run("apt-cache", "policy")
+        if "o=Debian," not in policy and not self.module.check_mode:
+            self.run("apt-get", "update", "--quiet=2")
+            policy = self.run("apt-cache", "policy")
+        found: dict[str, str] = {}
+        entry = re.compile(r"^ *-?\d+ (\S+) \S+/main \S+ Packages\n +release (\S*o=Debian,\S*)$", re.MULTILINE)
+        for uri, fields in entry.findall(policy):
+            keys = dict(field.split("=", 1) for field in fields.split(",") if "=" in field)
+            plain = self.plain(uri)
+            if plain and keys.get("n") == f"{release}-updates":
+                found.setdefault("updates", plain)
+            elif plain and keys.get("n") in (release, f"{release}-security"):
+                found.setdefault(keys.get("l", ""), plain)
+        return found
+
+    @staticmethod
+    def plain(uri: str) -> str:
+        """A URI that a container can use: cloud images of Debian name a file that lists the mirrors."""
+        if uri.startswith("mirror+file:"):
+            listing = Path(re.sub("^mirror.file:/*", "/", uri))
+            lines = listing.read_text().splitlines() if listing.is_file() else []
+            uri = next((line.split()[0] for line in lines if line.strip() and not line.startswith("#")), "")
+        return uri if re.match(r"https?://", uri) else ""
+
+    def apt(self, files: dict[str, str]) -> dict[str, str]:
+        params = self.module.params
+        archives = {} if params["apt_uri"] and params["apt_security_uri"] else self.archives()
+        main = params["apt_uri"] or archives.get("Debian", "")
+        security = params["apt_security_uri"] or archives.get("Debian-Security", "")
+        if not main:
+            self.module.fail_json(
+                msg="The host's apt configuration names no Debian archive that is reachable by http or https, so no image "
+                "can be built. Repair /etc/apt/sources.list (and run apt-get update) or set images_apt_uri."
+            )
+        options = {"Signed-By": KEYRING} | params["apt_options"]
+        for suite in params["suites"]:
+            stanzas = [(main, f"{suite} {suite}-updates" if "updates" in archives else suite)]
+            if security:
+                stanzas.append((security, f"{suite}-security"))
+            files[f"apt.{suite}.sources"] = "\n".join(
+                f"Types: deb\nURIs: {uri}\nSuites: {names}\nComponents: main\n"
+                + "".join(f"{key}: {value}\n" for key, value in options.items())
+                for uri, names in stanzas
+            )
+        settings = [line for line in self.run("apt-config", "dump", "Acquire").splitlines() if APT_SETTINGS.match(line)]
+        files["apt.conf"] = "".join(line + "\n" for line in settings)
+        folder = Path("/etc/apt/auth.conf.d")
+        credentials = existing(["/etc/apt/auth.conf"]) + (sorted(folder.glob("*.conf")) if folder.is_dir() else [])
+        files["auth.conf"] = "\n".join(path.read_text() for path in credentials)
+        proxies = re.findall(r'^Acquire::https?::Proxy(?:::\S*)? "(.+)";$', files["apt.conf"], re.MULTILINE)
+        return {"apt": main, "apt security": security} | {f"apt proxy {i}": uri for i, uri in enumerate(proxies, 1)}
+
+    # Python, Maven, Go -------------------------------------------------------------------------------------------------
+
+    def python(self) -> dict[str, str]:
+        """Variables for pip and uv."""
+        settings: dict[str, str] = {}
+        for path in existing([".config/pip/pip.conf", ".pip/pip.conf", "/etc/pip.conf", "/etc/xdg/pip/pip.conf"]):
+            parser = configparser.RawConfigParser()
+            try:
+                parser.read(path)
+            except configparser.Error as error:
+                self.module.fail_json(msg=f"{path} cannot be read: {error}")
+            for section in ("global", "install"):
+                if parser.has_section(section):
+                    settings = dict(parser.items(section)) | settings
+        env = self.environment
+        uv = self.uv()
+        index = self.module.params["pypi_index"] or env.get("UV_DEFAULT_INDEX") or env.get("PIP_INDEX_URL") or uv[0]
+        index = index or env.get("UV_INDEX_URL") or settings.get("index-url", "")
+        extra = env.get("UV_INDEX") or env.get("PIP_EXTRA_INDEX_URL") or " ".join(uv[1]) or settings.get("extra-index-url", "")
+        trusted = env.get("UV_INSECURE_HOST") or env.get("PIP_TRUSTED_HOST") or settings.get("trusted-host", "")
+        values = {
+            "PIP_INDEX_URL": index,
+            "UV_DEFAULT_INDEX": index,
+            "PIP_EXTRA_INDEX_URL": " ".join(extra.split()),
+            "UV_INDEX": " ".join(extra.split()),
+            "PIP_TRUSTED_HOST": " ".join(trusted.split()),
+            "UV_INSECURE_HOST": " ".join(trusted.split()),
+        }
+        return {name: value for name, value in values.items() if value}
+
+    @staticmethod
+    def uv() -> tuple[str, list[str]]:
+        """The default index and further ones of uv's own configuration."""
+        try:
+            import tomllib
+        except ImportError:
+            return "", []
+        for path in existing([".config/uv/uv.toml", "/etc/uv/uv.toml"]):
+            settings = tomllib.loads(path.read_text())
+            indexes = settings.get("index", [])
+            default = next((entry["url"] for entry in indexes if entry.get("default")), settings.get("index-url", ""))
+            extra = [entry["url"] for entry in indexes if not entry.get("default")] + settings.get("extra-index-url", [])
+            return default, extra
+        return "", []
+
+    def maven(self) -> dict[str, str]:
+        mirror = self.module.params["maven_mirror"]
+        if not mirror:
+            for path in existing([".m2/settings.xml", "/etc/maven/settings.xml"]):
+                for element in ElementTree.parse(path).iter():
+                    if element.tag.rpartition("}")[2] != "mirror":
+                        continue
+                    fields = {child.tag.rpartition("}")[2]: (child.text or "").strip() for child in element}
+                    whom = {name.strip() for name in fields.get("mirrorOf", "").split(",")}
+                    if whom & {"*", "central", "external:*"} and "!central" not in whom and "blocked" not in fields:
+                        mirror = mirror or fields.get("url", "")
+        return {"MAVEN_MIRROR": mirror.rstrip("/") + "/"} if mirror else {}
+
+    def go(self) -> dict[str, str]:
+        env: dict[str, str] = {}
+        for path in existing([".config/go/env"]):
+            env = assignments(path) | env
+        env |= self.environment
+        names = ("GOPROXY", "GOINSECURE", "GOPRIVATE", "GONOPROXY")
+        values = {name: env[name] for name in names if env.get(name)}
+        if self.module.params["go_proxy"]:
+            values["GOPROXY"] = self.module.params["go_proxy"]
+        return values
+
+    # Proxies and certificates ------------------------------------------------------------------------------------------
+
+    def proxies(self) -> dict[str, str]:
+        given = self.module.params["proxies"]
+        found: dict[str, str] = {}
+        for path in existing([".docker/config.json"]):
+            settings = json.loads(path.read_text() or "{}").get("proxies", {}).get("default", {})
+            found |= {re.sub("Proxy$", "_proxy", name): value for name, value in settings.items()}
+        for name in PROXY_VARIABLES:
+            value = self.environment.get(name) or self.environment.get(name.upper())
+            if value:
+                found[name] = value
+        if given:
+            found = {name.lower(): value for name, value in given.items()}
+        # Programs differ in which spelling they read.
+        return {spelling: found[name] for name in PROXY_VARIABLES if found.get(name) for spelling in (name, name.upper())}
+
+    def certificates(self) -> dict[str, bytes]:
+        """Files for the images' trust store, named by their content."""
+        texts = [path.read_bytes() for path in sorted(HOST_CAS.rglob("*.crt"))] if HOST_CAS.is_dir() else []
+        texts += [text.encode() for text in self.module.params["certificates"]]
+        return {hashlib.sha256(text.strip()).hexdigest()[:16] + ".crt": text.strip() + b"\n" for text in texts}
+
+
+def write(path: Path, content: bytes, mode: int, module: AnsibleModule) -> bool:
+    """Write a file when it differs."""
+    if path.is_file() and path.read_bytes() == content and path.stat().st_mode & 0o777 == mode:
+        return False
+    if not module.check_mode:
+        new = path.with_name(path.name + ".new")
+        new.unlink(missing_ok=True)
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(content)
+        new.replace(path)
+    return True
+
+
+def archive(files: dict[str, str]) -> bytes:
+    """The same tar for the same files."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name in sorted(files):
+            content = files[name].encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            info.mode = 0o644
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "required": True},
+            "suites": {"type": "list", "elements": "str", "required": True},
+            "apt_uri": {"type": "str", "default": ""},
+            "apt_security_uri": {"type": "str", "default": ""},
+            "apt_options": {"type": "dict", "default": {}},
+            "pypi_index": {"type": "str", "default": ""},
+            "maven_mirror": {"type": "str", "default": ""},
+            "go_proxy": {"type": "str", "default": ""},
+            "proxies": {"type": "dict", "default": {}},
+            "certificates": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    sources = Sources(module)
+    path = Path(module.params["path"])
+    files: dict[str, str] = {}
+    found = sources.apt(files)
+    env = sources.python() | sources.maven() | sources.go()
+    files["env"] = "".join(f"{name}={shlex.quote(value)}\n" for name, value in sorted(env.items()))
+    # Credentials of an index or proxy; pip, uv and Go all read NETRC.
+    files["netrc"] = "\n".join(file.read_text() for file in existing([".netrc"]))
+    proxies = sources.proxies()
+    certificates = sources.certificates()
+
+    addresses = list(found.values()) + list(proxies.values())
+    addresses += [word for value in env.values() for word in re.split(r"[ ,|]", value)]
+    no_proxy = {name for name in proxies if name.lower() == "no_proxy"}
+    addresses = [address for address in addresses if address and address not in {proxies[name] for name in no_proxy}]
+
+    changed: dict[str, Any] = {}
+    if not module.check_mode:
+        (path / "cas").mkdir(mode=0o755, parents=True, exist_ok=True)
+    changed["sources"] = write(path / "sources.tar", archive(files), 0o600, module)
+    bundle = HOST_BUNDLE.read_bytes() if HOST_BUNDLE.is_file() else b"\n".join(certificates.values())
+    changed["bundle"] = write(path / "ca-bundle.crt", bundle, 0o644, module)
+    for name, text in files.items():
+        if name.startswith("apt.") or name == "auth.conf":
+            changed[name] = write(path / name, text.encode(), 0o600, module)
+    for name, content in certificates.items():
+        changed[name] = write(path / "cas" / name, content, 0o644, module)
+    if (path / "cas").is_dir():
+        for old in (path / "cas").iterdir():
+            if old.name not in certificates:
+                changed[old.name] = True
+                if not module.check_mode:
+                    old.unlink()
+    shown = found | env | {name: value for name, value in proxies.items() if name.islower()}
+    module.exit_json(
+        changed=any(changed.values()),
+        network="host" if any(is_loopback(address) for address in addresses) else "default",
+        proxies=proxies,
+        found={name: without_credentials(value) for name, value in shown.items() if value}
+        | {"extra CA certificates": str(len(certificates))},
+    )
+
+
+if __name__ == "__main__":
+    main()
