@@ -1,0 +1,26 @@
+"""Who can read which bucket: every pair of user and bucket, and a wrong secret. Secrets come as JSON on standard input."""
+
+import json
+import sys
+
+from pyarrow.fs import FileSelector, S3FileSystem
+
+
+def answer(user, secret, bucket):
+    """Return how many objects the user sees at the bucket's top, or None when the store refuses."""
+    store = S3FileSystem(
+        access_key=user, secret_key=secret, endpoint_override="minio:9000", scheme="http", region="us-east-1"
+    )
+    try:
+        return len(store.get_file_info(FileSelector(bucket)))
+    except OSError as error:
+        return None if "ACCESS_DENIED" in str(error) or "403" in str(error) or "Access" in str(error) else str(error)
+
+
+secrets = json.loads(sys.argv[1])
+result = {
+    f"{user} {bucket}": answer(user, secrets[user], bucket) for user in secrets for bucket in ("warehouse", "mlflow")
+}
+result["wrong"] = answer("spark", "wrong-secret", "warehouse")
+result["stranger"] = answer("stranger", "wrong-secret", "warehouse")
+json.dump(result, sys.stdout)
