@@ -3,12 +3,26 @@
 import importlib
 import sys
 
-MODULES = """
-alembic.command boto3 botocore.client gunicorn.app.wsgiapp mlflow.cli mlflow.server mlflow.server.fastapi_app
-mlflow.server.handlers mlflow.store.artifact.s3_artifact_repo mlflow.store.db.utils mlflow.store.model_registry.sqlalchemy_store
-mlflow.store.tracking.sqlalchemy_store psycopg2 s3transfer sqlalchemy.dialects.postgresql.psycopg2 uvicorn.main uvicorn.workers
-uvicorn.protocols.http.h11_impl
-""".split()
+MODULES = [
+    "alembic.command",
+    "boto3",
+    "botocore.client",
+    "gunicorn.app.wsgiapp",
+    "mlflow.cli",
+    "mlflow.server",
+    "mlflow.server.fastapi_app",
+    "mlflow.server.handlers",
+    "mlflow.store.artifact.s3_artifact_repo",
+    "mlflow.store.db.utils",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "psycopg2",
+    "s3transfer",
+    "sqlalchemy.dialects.postgresql.psycopg2",
+    "uvicorn.main",
+    "uvicorn.workers",
+    "uvicorn.protocols.http.h11_impl",
+]
 
 for name in MODULES:
     try:

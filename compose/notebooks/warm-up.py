@@ -3,11 +3,24 @@
 import importlib
 import sys
 
-MODULES = """
-ipykernel.kernelapp ipykernel.ipkernel ipykernel.zmqshell IPython.terminal.interactiveshell jedi jupyter_lsp.handlers
-jupyter_server.serverapp jupyter_server_terminals jupyterlab.labapp jupyterlab.handlers.announcements matplotlib.pyplot
-matplotlib_inline.backend_inline nbclient nbconvert.exporters notebook_shim terminado
-""".split()
+MODULES = [
+    "ipykernel.kernelapp",
+    "ipykernel.ipkernel",
+    "ipykernel.zmqshell",
+    "IPython.terminal.interactiveshell",
+    "jedi",
+    "jupyter_lsp.handlers",
+    "jupyter_server.serverapp",
+    "jupyter_server_terminals",
+    "jupyterlab.labapp",
+    "jupyterlab.handlers.announcements",
+    "matplotlib.pyplot",
+    "matplotlib_inline.backend_inline",
+    "nbclient",
+    "nbconvert.exporters",
+    "notebook_shim",
+    "terminado",
+]
 
 for name in MODULES:
     try:

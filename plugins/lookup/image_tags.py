@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleLookupError
+from ansible.plugins.lookup import LookupBase
+
 DOCUMENTATION = """
 name: image_tags
 author: Moodle Lakehouse contributors
@@ -46,22 +56,21 @@ _raw:
   elements: raw
 """
 
-import hashlib
-import json
-import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
-
-from ansible.errors import AnsibleLookupError
-from ansible.plugins.lookup import LookupBase
 
 BLOCK = re.compile(r'^variable "([^"]+)" \{\}|^(target|variable) "([^"]+)" \{(.*?)^\}', re.MULTILINE | re.DOTALL)
 DIGITS = 12
 # Made on the build host, not in the bake file: part of what is at the bottom of every chain.
 ROOTFS_RECIPE = "roles/images/files/make-rootfs"
 NO_INPUT_SUFFIXES = {".j2", ".pyc", ".md", ".in"}
-NO_INPUT_NAMES = {"__pycache__", "tests", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".ipynb_checkpoints", ".hypothesis"}
+NO_INPUT_NAMES = {
+    "__pycache__",
+    "tests",
+    ".pytest_cache",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".ipynb_checkpoints",
+    ".hypothesis",
+}
 
 
 def inputs(folder: Path) -> Iterator[Path]:
@@ -147,7 +156,9 @@ class Hashes:
             for path in sorted(set(re.findall(r'=\s*"([A-Za-z0-9._/-]+)"', text)))
             if (self.bake.compose / path).is_dir() and "/" not in path.removeprefix("../")
         }
-        parts["targets"] = {parent: self.target(parent) for parent in sorted(set(re.findall(r'"target:([^"]+)"', text)))}
+        parts["targets"] = {
+            parent: self.target(parent) for parent in sorted(set(re.findall(r'"target:([^"]+)"', text)))
+        }
         if "rootfs" in text:
             parts["bottom"] = self.bottom
         self.known[name] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -161,7 +172,9 @@ def tags(root: Path, uids: Mapping[str, int], extra_cas: list[str], refresh: str
         bake = BakeFile(compose)
         recipe = (root / ROOTFS_RECIPE).read_bytes()
     except OSError as error:
-        raise AnsibleLookupError(f"{error.filename} cannot be read: {error.strerror}. Is the checkout complete?") from error
+        raise AnsibleLookupError(
+            f"{error.filename} cannot be read: {error.strerror}. Is the checkout complete?"
+        ) from error
     values = {f"UID_{name.upper()}": str(uid) for name, uid in uids.items()} | {"REFRESH": refresh}
     bottom = hashlib.sha256(recipe + b"\0".join(certificates(extra_cas))).hexdigest()
     hashes = Hashes(bake, values, bottom)

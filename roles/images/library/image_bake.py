@@ -3,6 +3,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
 DOCUMENTATION = """
 module: image_bake
 author: Moodle Lakehouse contributors
@@ -25,14 +34,6 @@ built: {description: Images that were built, type: list, elements: str, returned
 seconds: {description: How long the build took, type: float, returned: when something was built}
 """
 
-import json
-import os
-import subprocess
-import time
-from pathlib import Path
-from typing import Any
-
-from ansible.module_utils.basic import AnsibleModule
 
 FILES = ["--file", "versions.hcl", "--file", "docker-bake.hcl"]
 SHOWN_LINES = 60
@@ -80,7 +81,9 @@ def main() -> None:
     tags: dict[str, str] = params["tags"]
     unknown = sorted(set(params["targets"]) - tags.keys())
     if unknown:
-        module.fail_json(msg=f"There is no image called {', '.join(unknown)}. The images are: {', '.join(sorted(tags))}.")
+        module.fail_json(
+            msg=f"There is no image called {', '.join(unknown)}. The images are: {', '.join(sorted(tags))}."
+        )
 
     _, out, _ = module.run_command(["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"], check_rc=True)
     present = set(out.split())

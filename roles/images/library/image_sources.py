@@ -3,6 +3,24 @@
 
 from __future__ import annotations
 
+import configparser
+import contextlib
+import hashlib
+import io
+import ipaddress
+import json
+import os
+import pwd
+import re
+import shlex
+import tarfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
+
+from ansible.module_utils.basic import AnsibleModule
+
 DOCUMENTATION = """
 module: image_sources
 author: Moodle Lakehouse contributors
@@ -29,22 +47,6 @@ proxies: {description: Proxy variables for the builds, type: dict, returned: alw
 found: {description: What was found, credentials left out, type: dict, returned: always}
 """
 
-import configparser
-import hashlib
-import io
-import ipaddress
-import json
-import os
-import pwd
-import re
-import shlex
-import tarfile
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
-from xml.etree import ElementTree
-
-from ansible.module_utils.basic import AnsibleModule
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 HOST_CAS = Path("/usr/local/share/ca-certificates")
@@ -60,10 +62,8 @@ def homes() -> list[Path]:
     found = [Path("~").expanduser()]
     user = os.environ.get("SUDO_USER")
     if user and user != "root":
-        try:
+        with contextlib.suppress(KeyError):
             found.append(Path(pwd.getpwnam(user).pw_dir))
-        except KeyError:
-            pass
     return found
 
 
@@ -185,7 +185,12 @@ class Sources:
         uv = self.uv()
         index = self.module.params["pypi_index"] or env.get("UV_DEFAULT_INDEX") or env.get("PIP_INDEX_URL") or uv[0]
         index = index or env.get("UV_INDEX_URL") or settings.get("index-url", "")
-        extra = env.get("UV_INDEX") or env.get("PIP_EXTRA_INDEX_URL") or " ".join(uv[1]) or settings.get("extra-index-url", "")
+        extra = (
+            env.get("UV_INDEX")
+            or env.get("PIP_EXTRA_INDEX_URL")
+            or " ".join(uv[1])
+            or settings.get("extra-index-url", "")
+        )
         trusted = env.get("UV_INSECURE_HOST") or env.get("PIP_TRUSTED_HOST") or settings.get("trusted-host", "")
         values = {
             "PIP_INDEX_URL": index,
@@ -208,7 +213,9 @@ class Sources:
             settings = tomllib.loads(path.read_text())
             indexes = settings.get("index", [])
             default = next((entry["url"] for entry in indexes if entry.get("default")), settings.get("index-url", ""))
-            extra = [entry["url"] for entry in indexes if not entry.get("default")] + settings.get("extra-index-url", [])
+            extra = [entry["url"] for entry in indexes if not entry.get("default")] + settings.get(
+                "extra-index-url", []
+            )
             return default, extra
         return "", []
 
@@ -251,7 +258,9 @@ class Sources:
         if given:
             found = {name.lower(): value for name, value in given.items()}
         # Programs differ in which spelling they read.
-        return {spelling: found[name] for name in PROXY_VARIABLES if found.get(name) for spelling in (name, name.upper())}
+        return {
+            spelling: found[name] for name in PROXY_VARIABLES if found.get(name) for spelling in (name, name.upper())
+        }
 
     def certificates(self) -> dict[str, bytes]:
         """Files for the images' trust store, named by their content."""
