@@ -15,18 +15,21 @@ from conftest import ROOT, Runner
 DATA = Path(os.environ.get("LAKEHOUSE_TEST_DATA", ROOT.parent / "shared" / "data")).resolve()
 NAME = f"lakehouse-jobs-test-{os.getpid()}"
 PASSWORD = "only-for-tests"
+# Each with a conftest of its own, hence one run each
+SUITES = {"lakehouse": ["--ignore=tests/demo"], "demo": ["tests/demo"]}
 
 
 def docker(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.fixture
-def database(images: dict[str, str], tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def database(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A MariaDB in memory on a network of its own, named as the jobs' tests want it; nothing stays, come what may."""
-    tmp_path.chmod(0o755)
-    (tmp_path / "password").write_text(PASSWORD)
-    secret = f"--volume={tmp_path / 'password'}:/run/secrets"
+    password = tmp_path_factory.mktemp("secrets") / "password"
+    password.write_text(PASSWORD)
+    password.chmod(0o444)
+    secret = f"--volume={password}:/run/secrets"
     environment = {
         "MARIADB_DATABASE": "moodle",
         "MARIADB_USER": "moodle",
@@ -56,13 +59,14 @@ def database(images: dict[str, str], tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.engine
 @pytest.mark.usefixtures("engine")
-def test_jobs(images: dict[str, str], database: str, runner: Runner) -> None:
+@pytest.mark.parametrize("suite", SUITES)
+def test_jobs(suite: str, images: dict[str, str], database: str, runner: Runner) -> None:
     options = [f"--volume={ROOT / 'jobs'}:/jobs:ro", "--workdir=/jobs", f"--env=LAKEHOUSE_TEST_MYSQL={database}"]
     if DATA.is_dir():
         options += [f"--volume={DATA}:/data:ro", "--env=LAKEHOUSE_TEST_DATA=/data"]
     command = ["docker", "run", "--rm", "--name", NAME, "--network", NAME, *options, images["jobs-test"]]
-    command += ["pytest", "-p", "no:cacheprovider", "-ra", "--durations=10", "--color=no"]
-    output = runner("jobs", command, timeout=1800, milestones=r"\[ *\d+%\]|^(FAILED|ERROR|SKIPPED)|^=+ .* in ")
+    command += ["pytest", "-p", "no:cacheprovider", "-ra", "--durations=10", "--color=no", *SUITES[suite]]
+    output = runner(f"jobs-{suite}", command, timeout=1800, milestones=r"\[ *\d+%\]|^(FAILED|ERROR|SKIPPED)|^=+ .* in ")
     summary = output.splitlines()[-1]
     assert "passed" in summary, summary
     assert "failed" not in summary, summary
