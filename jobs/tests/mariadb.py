@@ -92,7 +92,9 @@ def _started(daemon: str, installer: str, folder: Path) -> Iterator[Server]:
     install = [installer, "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal", *user]
     subprocess.run([*install, "--skip-test-db"], check=True, capture_output=True)
     init = folder / "init.sql"
-    init.write_text("CREATE USER tester@'%' IDENTIFIED BY 'secret';\nGRANT ALL ON *.* TO tester@'%' WITH GRANT OPTION;\n")
+    init.write_text(
+        "CREATE USER tester@'%' IDENTIFIED BY 'secret';\nGRANT ALL ON *.* TO tester@'%' WITH GRANT OPTION;\n"
+    )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -33,27 +33,35 @@ _QUOTED = {
     b'"': re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL),
     b"`": re.compile(rb"[^`]*`"),
 }
-_COMMENTS = re.compile(rb"/\*(?!M?!).*?\*/|--[\s][^\n]*(?:\n|$)|#[^\n]*(?:\n|$)", re.DOTALL)
+_COMMENTS = re.compile(rb"/\*(?!M?!).*?\*/|/\*M!999999.*?\*/|--[\s][^\n]*(?:\n|$)|#[^\n]*(?:\n|$)", re.DOTALL)
 _EXECUTABLE = re.compile(rb"/\*M?!\d*|\*/")
+_NAME = rb"(`[^`]+`|[\w$]+)"
+_ROWS = re.compile(
+    rb"(INSERT(?:\s+IGNORE)?\s+INTO|REPLACE\s+INTO)\s+" + _NAME + rb"\s*(?:\([^()]*\)\s*)?VALUES?\b", re.IGNORECASE
+)
 _TABLE = re.compile(
-    rb"(INSERT(?:\s+IGNORE)?\s+INTO|REPLACE\s+INTO|CREATE\s+TABLE(?:\s+IF\s+NOT\s+EXISTS)?|DROP\s+TABLE(?:\s+IF\s+EXISTS)?"
-    rb"|ALTER\s+TABLE|LOCK\s+TABLES)\s+(`[^`]+`|[\w$]+)(\s*\.)?",
+    rb"(CREATE\s+TABLE(?:\s+IF\s+NOT\s+EXISTS)?|DROP\s+TABLE(?:\s+IF\s+EXISTS)?|ALTER\s+TABLE|LOCK\s+TABLES)\s+"
+    + _NAME,
     re.IGNORECASE,
 )
+_TEXTS = re.compile(rb"'[^'\\]*(?:\\.[^'\\]*)*'", re.DOTALL)
+_NAMES = re.compile(rb"`[^`]*`")
+_BEYOND = re.compile(rb"[\w$]\s*\.\s*[a-z_$]|\b(SELECT|RENAME|LIKE|DIRECTORY|CONNECTION)\b", re.IGNORECASE)
 _HARMLESS = re.compile(rb"(SET|UNLOCK\s+TABLES|START\s+TRANSACTION|BEGIN|COMMIT)\b", re.IGNORECASE)
-_NOT_OURS = re.compile(rb"SET\s+@@?(GLOBAL|SESSION\.SQL_LOG_BIN)|SET\s+GLOBAL|.*@@SESSION\.SQL_LOG_BIN", re.IGNORECASE)
+# The dumping server's own replication, which the demo's user may not set and needn't.
+_REPLICATION = re.compile(rb"SET\s.*(@@GLOBAL\.|@@SESSION\.SQL_LOG_BIN)", re.IGNORECASE | re.DOTALL)
 # Collations of MySQL 8 that MariaDB does not have.
 _COLLATION = re.compile(rb"utf8mb4_0900_(ai_ci|as_ci|as_cs|bin)")
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement with the line of the file it begins on; `table` is None when it is about none."""
+    """One statement; `table` is None when it is about none, `skipped` when it says nothing about tables."""
 
     text: bytes
-    line: int
     verb: str
-    table: str | None
+    table: str | None = None
+    skipped: bool = False
 
 
 def check_file(file: Path) -> None:
@@ -84,9 +92,7 @@ def check(file: Path, prefix: str) -> set[str]:
 def load(file: Path, prefix: str) -> Iterator[bytes]:
     """The statements to send, in order."""
     for statement in statements(file):
-        if statement.table is not None and not statement.table.startswith(prefix):
-            continue
-        if statement.table is None and _NOT_OURS.match(statement.text.lstrip()):
+        if statement.skipped or (statement.table is not None and not statement.table.startswith(prefix)):
             continue
         text = statement.text
         if statement.verb.startswith("CREATE"):
@@ -173,18 +179,31 @@ def _classify(file: Path, text: bytes, line: int) -> Statement | None:
     head = _EXECUTABLE.sub(b" ", _COMMENTS.sub(b" ", text[:20000])).strip()
     if not head:
         return None
-    found = _TABLE.match(head)
-    where = f"Dump {file}, line {line}"
-    if found is not None:
-        name = found[2].strip(b"`").decode("utf-8", "replace")
-        if found[3]:
-            raise UsageError(f"{where}: table {name}.… names a database, which would leave the demo database. {REMEDY}")
-        return Statement(text, line, found[1].decode().upper(), name)
-    verb = _HARMLESS.match(head)
-    if verb is None:
-        words = " ".join(head[:60].decode("utf-8", "replace").split()[:3])
-        raise UsageError(f"{where}: {words!r} is not part of a dump of tables; it won't be run. {REMEDY}")
-    return Statement(head, line, verb[1].decode().upper(), None)
+    if rows := _ROWS.match(head):
+        return Statement(text, _word(rows[1]), _word(rows[2].strip(b"`"), upper=False))
+    if (table := _TABLE.match(head)) and not _beyond(table[1], text):
+        return Statement(text, _word(table[1]), _word(table[2].strip(b"`"), upper=False))
+    if verb := _HARMLESS.match(head):
+        skipped = _REPLICATION.match(head) is not None
+        if skipped or not re.search(rb"\bGLOBAL\b", head, re.IGNORECASE):
+            return Statement(text, _word(verb[1]), skipped=skipped)
+    shown = " ".join(head[:200].decode("utf-8", "replace").split())[:60]
+    raise UsageError(
+        f"Dump {file}, line {line}: {shown!r} is not what a dump of one database's tables consists of, and won't be run."
+        f" {REMEDY}"
+    )
+
+
+def _beyond(verb: bytes, text: bytes) -> bool:
+    """Whether a statement about a table names another database, or more than one table at a time."""
+    plain = _EXECUTABLE.sub(b" ", _COMMENTS.sub(b" ", _NAMES.sub(b"x", _TEXTS.sub(b"''", text))))
+    several = not _word(verb).startswith(("CREATE", "ALTER")) and b"," in plain
+    return several or _BEYOND.search(plain) is not None
+
+
+def _word(text: bytes, upper: bool = True) -> str:
+    word = " ".join(text.decode("utf-8", "replace").split())
+    return word.upper() if upper else word
 
 
 def _open(file: Path) -> BinaryIO:

@@ -63,7 +63,8 @@ class Event:
 
 
 def _viewed(module: str) -> Event:
-    return Event(f"\\mod_{module}\\event\\course_module_viewed", module, "r", 2, MODULE)
+    other = {"feedback": '{"anonymous":"2"}', "glossary": '{"mode":""}'}.get(module, NULL)
+    return Event(f"\\mod_{module}\\event\\course_module_viewed", module, "r", 2, MODULE, other)
 
 
 EVENTS: dict[str, Event] = {

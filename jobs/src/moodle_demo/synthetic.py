@@ -123,7 +123,7 @@ class Synthetic:
         self.settings = _archetypes()
         self.starts = [_epoch(day) for _, day in TERMS]
         self.site = Site(self.starts[0] - LEAD - 5 * DAY)
-        self.logs: list[logs.Log] = []
+        self.logs = [self.site.log, *(logs.Log() for _ in TERMS[1:])]  # one a term
         self.classes: list[list[_Class]] = []
 
     def build(self) -> None:
@@ -131,9 +131,7 @@ class Synthetic:
         self._people()
         courses = self._catalogue()
         for term in range(len(TERMS)):
-            if term:
-                self.site.log = logs.Log()
-            self.logs.append(self.site.log)
+            self.site.log = self.logs[term]
             self.classes.append(self._term(term, courses))
         self._deletions()
         self._noise()
@@ -169,10 +167,13 @@ class Synthetic:
         )
         self.ability = rng.normal(size=size)
         self.trait = 0.45 * self.ability + np.sqrt(1 - 0.45**2) * rng.normal(size=size)
-        self.entry = rng.choice(len(TERMS), size, p=[0.5, 0.25, 0.25])
-        starts = np.array(self.starts, np.int64)
-        when = starts[self.entry] - LEAD + rng.integers(0, 5 * DAY, size)
-        self.students = self._users(size, when, "S")
+        self.entry = np.sort(rng.choice(len(TERMS), size, p=[0.5, 0.25, 0.25]))
+        groups = []
+        for term, start in enumerate(self.starts):
+            site.log = self.logs[term]
+            count = int((self.entry == term).sum())
+            groups.append(self._users(count, start - LEAD + rng.integers(0, 5 * DAY, count), "S"))
+        self.students = np.concatenate(groups)
         self.deleted: dict[int, int] = {}
         site.add("user_info_category", name="Study", sortorder=1)
         fields = {
@@ -648,7 +649,9 @@ class _Course:
                 who = np.repeat(np.arange(len(it.users)), number)
                 when = begun[week] + HOUR + rng.integers(0, 6 * DAY, len(who))
                 okay = self._present(who, when) & (when >= it.enrolled[who])
-                who, when = who[okay], np.sort(when[okay])
+                who, when = who[okay], when[okay]
+                order = np.argsort(when, kind="stable")
+                who, when = who[order], when[order]
                 if not len(who):
                     continue
                 ids = site.add(

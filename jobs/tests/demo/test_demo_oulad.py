@@ -48,7 +48,11 @@ def test_courses_have_names_and_dates(site, files) -> None:
 def test_registrations_are_enrolments_at_their_day(site, files) -> None:
     registrations = files["studentRegistration"]
     expected = {
-        (f"{row['code_module']}-{row['code_presentation']}", row["id_student"], STARTS[row["code_presentation"]] + int(float(row["date_registration"])) * DAY)
+        (
+            f"{row['code_module']}-{row['code_presentation']}",
+            row["id_student"],
+            STARTS[row["code_presentation"]] + int(float(row["date_registration"])) * DAY,
+        )
         for row in registrations
         if row["date_registration"]
     }
@@ -64,7 +68,8 @@ def test_unregistration_deletes_the_enrolment_and_leaves_it_in_the_log(site, fil
     gone = [row for row in files["studentRegistration"] if row["date_unregistration"]]
     assert len(gone) == 3723
     expected = {
-        (row["id_student"], STARTS[row["code_presentation"]] + int(float(row["date_unregistration"])) * DAY) for row in gone
+        (row["id_student"], STARTS[row["code_presentation"]] + int(float(row["date_unregistration"])) * DAY)
+        for row in gone
     }
     found = site.query(
         "SELECT u.idnumber, l.timecreated, l.other, l.courseid, l.relateduserid FROM mdl_logstore_standard_log l"
@@ -133,10 +138,14 @@ def test_results_are_submissions_attempts_and_grades(site, files) -> None:
     graded = "SELECT COUNT(*) FROM mdl_grade_grades_history WHERE action = 1 AND finalgrade IS NOT NULL"
     assert site.value(graded) == len(scored)
     banked = [row for row in results if row["is_banked"] == "True"]
-    overridden = "SELECT COUNT(*) FROM mdl_grade_grades_history WHERE action = 1 AND source = 'gradebook' AND rawgrade IS NULL"
+    overridden = (
+        "SELECT COUNT(*) FROM mdl_grade_grades_history WHERE action = 1 AND source = 'gradebook' AND rawgrade IS NULL"
+    )
     exams = sum(kinds[row["id_assessment"]] == "Exam" for row in own)
     assert site.value(overridden) == len(banked) + exams
-    assert site.value(r"SELECT COUNT(*) FROM mdl_logstore_standard_log WHERE eventname = '\\core\\event\\user_graded'") == len(scored)
+    assert site.value(
+        r"SELECT COUNT(*) FROM mdl_logstore_standard_log WHERE eventname = '\\core\\event\\user_graded'"
+    ) == len(scored)
     total = "SELECT ROUND(SUM(finalgrade), 3) FROM mdl_grade_grades_history WHERE action = 1"
     assert float(site.value(total)) == pytest.approx(sum(float(row["score"]) for row in scored))
 

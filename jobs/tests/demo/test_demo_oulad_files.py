@@ -77,30 +77,60 @@ def change(name: str, old: str, new: str) -> dict[str, str | None]:
 
 FAULTS = {
     "no file": ({"vle": None}, ["vle.csv"]),
-    "no column": (change("courses", "module_presentation_length", "length"), ["courses.csv, line 1", "module_presentation_length"]),
+    "no column": (
+        change("courses", "module_presentation_length", "length"),
+        ["courses.csv, line 1", "module_presentation_length"],
+    ),
     "empty": ({"assessments": ""}, ["assessments.csv, line 1"]),
-    "no rows": ({"vle": "id_site,code_module,code_presentation,activity_type,week_from,week_to\n"}, ["vle.csv, line 2"]),
-    "too few values": (change("courses", "BBB,2014J,269", "BBB,2014J"), ["courses.csv, line 3", "2 values, expected 3"]),
-    "no number": (change("studentAssessment", "2,11,50,0,?", "2,11,soon,0,?"), ["studentAssessment.csv, line 3, column date_submitted", "'soon'"]),
-    "half a day": (change("assessments", "19.0", "19.5"), ["assessments.csv, line 2, column date", "whole number of days"]),
+    "no rows": (
+        {"vle": "id_site,code_module,code_presentation,activity_type,week_from,week_to\n"},
+        ["vle.csv, line 2"],
+    ),
+    "too few values": (
+        change("courses", "BBB,2014J,269", "BBB,2014J"),
+        ["courses.csv, line 3", "2 values, expected 3"],
+    ),
+    "no number": (
+        change("studentAssessment", "2,11,50,0,?", "2,11,soon,0,?"),
+        ["studentAssessment.csv, line 3, column date_submitted", "'soon'"],
+    ),
+    "half a day": (
+        change("assessments", "19.0", "19.5"),
+        ["assessments.csv, line 2, column date", "whole number of days"],
+    ),
     "score": (change("studentAssessment", "55.5", "155.5"), ["line 4, column score", "0 to 100"]),
     "missing": (change("studentAssessment", "1,11,18", "1,11,?"), ["line 2, column date_submitted"]),
     "nan": (change("studentAssessment", "55.5", "nan"), ["line 4, column score"]),
     "infinity": (change("assessments", "19.0", "inf"), ["line 2, column date"]),
-    "result": (change("studentInfo", "Withdrawn", "Gone"), ["studentInfo.csv, line 3, column final_result", "Withdrawn"]),
+    "result": (
+        change("studentInfo", "Withdrawn", "Gone"),
+        ["studentInfo.csv, line 3, column final_result", "Withdrawn"],
+    ),
     "type": (change("assessments", "CMA", "Quiz"), ["line 3, column assessment_type", "TMA, CMA, Exam"]),
     "activity": (change("vle", "ouwiki", "oupodcast"), ["vle.csv, line 5, column activity_type", "ouwiki"]),
-    "presentation": (change("courses", "2014J", "2014X"), ["courses.csv, line 3, column code_presentation", "B (February) or J (October)"]),
+    "presentation": (
+        change("courses", "2014J", "2014X"),
+        ["courses.csv, line 3, column code_presentation", "B (February) or J (October)"],
+    ),
     "unknown course": (change("vle", "601,BBB", "601,CCC"), ["vle.csv, line 5", "courses.csv"]),
-    "unknown assessment": (change("studentAssessment", "4,12,20", "5,12,20"), ["studentAssessment.csv, line 6, column id_assessment"]),
+    "unknown assessment": (
+        change("studentAssessment", "4,12,20", "5,12,20"),
+        ["studentAssessment.csv, line 6, column id_assessment"],
+    ),
     "not enrolled": (change("studentAssessment", "4,12,20", "4,11,20"), ["line 6, column id_student", "BBB-2014J"]),
-    "not registered": (change("studentRegistration", "AAA,2014B,11,-30,?\n", ""), ["studentInfo.csv, line 2, column id_student"]),
+    "not registered": (
+        change("studentRegistration", "AAA,2014B,11,-30,?\n", ""),
+        ["studentInfo.csv, line 2, column id_student"],
+    ),
     "twice": (change("courses", "BBB,2014J,269", "AAA,2014B,240"), ["courses.csv, line 3", "line 2 already"]),
     "open quote": (change("studentInfo", '"Region, South"', '"Region, South'), ["studentInfo.csv", "comma-separated"]),
     "clicks' number": (change("studentVle", ",17", ",many"), ["studentVle.csv, line 5, column sum_click", "'many'"]),
     "clicks' site": (change("studentVle", "601", "999"), ["studentVle.csv, line 5, column id_site"]),
     "clicks' student": (change("studentVle", "12,601", "13,601"), ["studentVle.csv, line 5, column id_student"]),
-    "clicks' course": (change("studentVle", "BBB,2014J", "BBB,2013J"), ["studentVle.csv, line 5, column code_presentation"]),
+    "clicks' course": (
+        change("studentVle", "BBB,2014J", "BBB,2013J"),
+        ["studentVle.csv, line 5, column code_presentation"],
+    ),
 }
 
 
