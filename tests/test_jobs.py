@@ -65,7 +65,17 @@ def test_jobs(suite: str, images: dict[str, str], database: str, runner: Runner)
     if DATA.is_dir():
         options += [f"--volume={DATA}:/data:ro", "--env=LAKEHOUSE_TEST_DATA=/data"]
     command = ["docker", "run", "--rm", "--name", NAME, "--network", NAME, *options, images["jobs-test"]]
-    command += ["pytest", "-p", "no:cacheprovider", "-ra", "--durations=10", "--color=no", *SUITES[suite]]
+    command += [
+        "env",
+        "--unset=LAKEHOUSE_CONFIG",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-ra",
+        "--durations=10",
+        "--color=no",
+        *SUITES[suite],
+    ]
     output = runner(f"jobs-{suite}", command, timeout=1800, milestones=r"\[ *\d+%\]|^(FAILED|ERROR|SKIPPED)|^=+ .* in ")
     summary = output.splitlines()[-1]
     assert "passed" in summary, summary
