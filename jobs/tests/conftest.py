@@ -11,10 +11,12 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pymysql
 import pytest
-from pyspark.sql import SparkSession
-
+from mariadb import Server, database, server  # noqa: F401 (fixtures)
+from moodle_demo import dump
 from moodle_lakehouse import config, session, tables
+from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,3 +103,14 @@ def with_source(settings: config.Config) -> Callable[..., config.Config]:
         return dataclasses.replace(settings, moodle=dataclasses.replace(settings.moodle, **moodle))
 
     return replaced
+
+
+def load_dump(target: Server, file: Path) -> None:
+    """Load a dump of a Moodle site over one connection, since its statements set the session."""
+    connection = pymysql.connect(
+        host=target.host, port=target.port, user=target.user, password=target.password,
+        database=target.database, charset="utf8mb4", autocommit=True,
+    )  # fmt: skip
+    with connection, connection.cursor() as cursor:
+        for statement in dump.load(file, "mdl_"):
+            cursor.execute(statement)

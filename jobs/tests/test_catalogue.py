@@ -140,7 +140,7 @@ def test_reduction_of_the_logs_json_names_events_and_keys_only() -> None:
     (log,) = planned(source).tables
     assert log.reduced == ("other",)
     sql = next(c.sql for c in log.columns if c.name == "other")
-    event = br"\core\event\user_enrolment_deleted".hex()
+    event = rb"\core\event\user_enrolment_deleted".hex()
     assert f"X'{event}'" in sql
     assert "'timestart', JSON_EXTRACT(`other`, '$.userenrolment.timestart')" in sql
     assert "username" not in sql

@@ -115,7 +115,19 @@ def test_resource_present_hidden_and_deleted(spark: SparkSession) -> None:
         instances,
         lifecycle,
     )
-    columns = ["cmid", "courseid", "modname", "instance", "name", "section", "added_at", "due_at", "visible", "is_deleted", "deleted_at"]
+    columns = [
+        "cmid",
+        "courseid",
+        "modname",
+        "instance",
+        "name",
+        "section",
+        "added_at",
+        "due_at",
+        "visible",
+        "is_deleted",
+        "deleted_at",
+    ]
     assert rows(found, *columns) == [
         (1, 10, "quiz", 3, "Quiz 3", 2, at(40), at(500), True, False, None),
         (2, 10, "page", 3, "Page 3", None, None, None, False, True, None),
@@ -332,7 +344,18 @@ def test_grades_of_activities_and_manual_items(spark: SparkSession, places: Data
         {"itemid": 3, "userid": 2, "finalgrade": curate_decimal("9"), "timemodified": 70},  # the course's total
     )
     found = curate.fact_grade(grades, raw(spark, "grade_grades_history"), items, places, students)
-    columns = ["itemid", "courseid", "cmid", "modname", "userid", "user_key", "fraction", "weight", "submitted_at", "graded_at"]
+    columns = [
+        "itemid",
+        "courseid",
+        "cmid",
+        "modname",
+        "userid",
+        "user_key",
+        "fraction",
+        "weight",
+        "submitted_at",
+        "graded_at",
+    ]
     assert rows(found, *columns) == [
         (1, 10, 1, "quiz", 2, "key2", 0.75, 0.25, at(50), at(60)),
         (2, 10, None, None, 3, "key3", 0.0, 0.0, None, at(70)),

@@ -42,7 +42,7 @@ def bullet_list(lines: Iterable[str]) -> str:
 
 def reason(error: BaseException) -> str:
     """The line of a Spark or Java error that says why."""
-    text = str(error)
-    causes = [line.split("Caused by:", 1)[1].strip() for line in text.splitlines() if "Caused by:" in line]
-    lines = [line.strip() for line in (causes[-1:] or text.splitlines()) if line.strip()]
-    return lines[0][:500] if lines else type(error).__name__
+    lines = [line.strip().lstrip(": ") for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("An error occurred while calling")]
+    causes = [line.split("Caused by:", 1)[1].strip() for line in lines if "Caused by:" in line]
+    return (causes[-1:] or lines or [type(error).__name__])[0][:500]
