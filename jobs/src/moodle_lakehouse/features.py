@@ -5,15 +5,18 @@ strictly before its cutoff. The risk set are the enrolments that have not ended 
 only later is a row too, with enrolled = false: nothing is known of it, it stands in no cohort and teaches no model.
 
 Features are meant to hold in courses never seen: shares of what was due so far, and the student against the
-course's own cohort at the same week (_vs: difference to the cohort's mean, of log1p for counts; _rank: mean
-percentile rank within the cohort).
+course's own cohort at the same week (_vs: difference to the cohort's mean, of log1p for counts and days; _z: the
+same in standard deviations of the cohort, within +-4). How far a course has come is no feature: what it means
+differs from course to course, and with few courses to learn from it is their calendars that would be learnt.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import functools
+import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -41,7 +44,8 @@ GROUPS = {
 }
 
 # Log rows about a student's enrolment and results are no activity, whoever is named as their user.
-NO_ACTIVITY = ("user_enrolment", "role", "course_completion", "course_module_completion", "user_graded", "course_completed")
+NO_ACTIVITY = ("user_enrolment", "role", "grade", "course_module_completion", "course_completion")
+TEACHING = 1  # edulevel
 
 # Prefixes of the columns that a site's configuration adds.
 ATTRIBUTE = "attr_"
@@ -63,35 +67,44 @@ class Feature:
 
 
 FEATURES = (
-    Feature("progress", 0, None),
-    Feature("lead_rank", -1, "lead"),
+    Feature("lead_z", -1, "lead"),
     Feature("handed_in_share", -1, "handed_in"),
     Feature("handed_in_vs", -1, "handed_in"),
     Feature("on_time_share", -1, "on_time"),
     Feature("on_time_vs", -1, "on_time"),
-    Feature("last_due_share", -1, "last_due"),
     Feature("last_due_vs", -1, "last_due"),
     Feature("handed_in_ahead", -1, "handed_in_ahead"),
-    Feature("days_early_rank", -1, "days_early"),
-    Feature("days_since_submission", 1, "days_since_submission"),
-    Feature("grade_avg", -1, "grade_avg"),
+    Feature("days_early_z", -1, "days_early"),
+    Feature("days_since_submission_vs", 1, "days_since_submission"),
     Feature("grade_avg_vs", -1, "grade_avg"),
-    Feature("grade_avg_rank", -1, "grade_avg"),
+    Feature("grade_avg_z", -1, "grade_avg"),
     Feature("grade_last_vs", -1, "grade_last"),
-    Feature("grade_last_rank", -1, "grade_last"),
+    Feature("grade_last_z", -1, "grade_last"),
     Feature("credited", 0, "credited"),
-    Feature("days_since_access", 1, "days_since_access"),
     Feature("days_since_access_vs", 1, "days_since_access"),
     Feature("active_days_vs", -1, "active_days"),
-    Feature("active_days_rank", -1, "active_days"),
     Feature("active_days_2w_vs", -1, "active_days_2w"),
     Feature("events_vs", -1, "events"),
     Feature("events_2w_vs", -1, "events_2w"),
-    Feature("events_2w_rank", -1, "events_2w"),
     Feature("trend_vs", -1, "trend"),
     Feature("writes_vs", -1, "writes"),
     Feature("resources_vs", -1, "resources"),
     *(Feature(f"{group}_vs", -1, group) for group in GROUPS),
+)
+
+
+# Table property that says what the feature table was made of.
+STAMP = "lakehouse.features-stamp"
+
+_SOURCE_TABLES = (
+    tables.DIM_COURSE,
+    tables.FACT_ENROLMENT,
+    tables.FACT_EVENT,
+    tables.DIM_RESOURCE,
+    tables.FACT_SUBMISSION,
+    tables.FACT_GRADE,
+    tables.ENROLMENT_ATTRIBUTE,
+    tables.USER_ATTRIBUTE,
 )
 
 
@@ -114,7 +127,25 @@ class Sources:
 def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
     """Write features.enrolment_week anew, as of a moment."""
     rows = build(sources(spark, config.analytics, as_of), as_of)
-    tables.replace(rows, tables.ENROLMENT_WEEK, run_id=ops.run_id())
+    stamp = _stamp(spark, config.analytics, as_of)
+    tables.replace(rows, tables.ENROLMENT_WEEK, run_id=ops.run_id(), properties={STAMP: stamp})
+
+
+def read(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> DataFrame:
+    """features.enrolment_week as of a moment: the table where it was written for just that, else computed anew."""
+    if tables.exists(spark, tables.ENROLMENT_WEEK):
+        found = {row["key"]: row["value"] for row in spark.sql(f"SHOW TBLPROPERTIES {tables.ENROLMENT_WEEK}").collect()}
+        if found.get(STAMP) == _stamp(spark, config.analytics, as_of):
+            return spark.table(tables.ENROLMENT_WEEK)
+    return build(sources(spark, config.analytics, as_of), as_of)
+
+
+def _stamp(spark: SparkSession, analytics: AnalyticsConfig, as_of: dt.datetime | None) -> str:
+    """What the table was made of: the moment, the configured attributes and the snapshots of its sources."""
+    own = (analytics.enrolment_attributes, analytics.demographics, analytics.profile_fields)
+    snapshots = [_snapshot_id(spark, table) for table in _SOURCE_TABLES if tables.exists(spark, table)]
+    text = repr((asof.utc(as_of).isoformat() if as_of else None, own, snapshots))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def sources(spark: SparkSession, analytics: AnalyticsConfig, as_of: dt.datetime | None) -> Sources:
@@ -142,6 +173,14 @@ def sources(spark: SparkSession, analytics: AnalyticsConfig, as_of: dt.datetime 
     )
 
 
+def _snapshot_id(spark: SparkSession, table: str) -> int | None:
+    """The table's current snapshot; None for one without rows yet."""
+    jvm = spark._jvm
+    assert jvm is not None
+    snapshot = jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergTable(spark._jsparkSession, table).currentSnapshot()
+    return None if snapshot is None else int(snapshot.snapshotId())
+
+
 def column_name(prefix: str, name: str) -> str:
     """The column of a configured attribute or profile field."""
     return prefix + re.sub(r"\W+", "_", name).strip("_").lower()
@@ -154,14 +193,12 @@ def build(src: Sources, as_of: dt.datetime | None) -> DataFrame:
     cohorts are formed last, from the rows that are in the risk set.
     """
     courses = _courses(src.courses, as_of)
-    spine = _spine(src.enrolments, courses)
     stacked = functools.reduce(
         lambda left, right: left.unionByName(right, allowMissingColumns=True),
-        [spine, _activity(src.events, courses), *_assessed(src, courses)],
+        [_spine(src.enrolments, courses), _activity(src.events, courses), *_assessed(src, courses)],
     )
-    weekly = _weekly(stacked)
-    known = _accumulate(weekly, _calendar(src.resources, courses))
-    rows = _attributes(_student(known, src.enrolments, courses), src)
+    known = _accumulate(_weekly(stacked), _calendar(src.resources, courses))
+    rows = _attributes(_student(known, courses), src)
     return _against_cohort(rows).select(*columns(src))
 
 
@@ -243,11 +280,23 @@ def _week_known(moment: Column) -> Column:
 
 
 def _spine(enrolments: DataFrame, courses: DataFrame) -> DataFrame:
-    """Grain (userid, courseid, week): every week of every enrolment, in_spine = 1."""
+    """The risk set. Grain (userid, courseid, week): the weeks of an enrolment up to the last cutoff before its end.
+
+    in_spine 1; enrolled: when it began (epoch seconds; one of unknown beginning began before the course).
+    An end at the very cutoff has happened by then.
+    """
+    last_enrolled = F.ceil((F.unix_timestamp("unenrolled_at") - F.col("start")) / WEEK) - 1
     return (
         enrolments.join(F.broadcast(courses), "courseid", "inner")
-        .select("userid", "courseid", F.explode(F.sequence(F.lit(0), F.col("last_week"))).alias("week"))
-        .withColumn("in_spine", F.lit(1))
+        .withColumn("last", F.least("last_week", last_enrolled).cast("int"))
+        .where("last >= 0")
+        .select(
+            "userid",
+            "courseid",
+            F.explode(F.sequence(F.lit(0), F.col("last"))).alias("week"),
+            F.lit(1).alias("in_spine"),
+            F.coalesce(F.unix_timestamp("enrolled_at"), F.col("start") - 1).alias("enrolled"),
+        )
     )
 
 
@@ -261,8 +310,9 @@ def _activity(events: DataFrame, courses: DataFrame) -> DataFrame:
     at = F.unix_timestamp("occurred_at")
     write = (F.col("crud") != "r") & (F.col("edulevel") == 2)
     day = F.pmod(F.floor((at - F.col("start")) / DAY), F.lit(7)).cast("int")
+    result = F.col("target").isin(*NO_ACTIVITY) | ((F.col("target") == "course") & (F.col("action") == "completed"))
     acts = (
-        events.where(~F.col("is_staff") & ~F.col("target").isin(*NO_ACTIVITY))
+        events.where(~F.col("is_staff") & (F.col("edulevel") != TEACHING) & ~result)
         .join(F.broadcast(courses), "courseid", "inner")
         .select(
             "userid",
@@ -301,15 +351,21 @@ def _activity(events: DataFrame, courses: DataFrame) -> DataFrame:
 
 
 def _due(resources: DataFrame, courses: DataFrame) -> DataFrame:
-    """Assessments with a date within their course. Grain cmid: courseid, due (epoch seconds), week_due."""
+    """Assessments with a date within their course. Grain cmid: courseid, due (epoch seconds), week_due, week_next.
+
+    week_due is the first week whose cutoff has the assessment behind it, week_next the same of the course's next
+    assessments: in between they are the last that were due. Null for the last ones.
+    """
     due = F.unix_timestamp("due_at")
-    return (
+    dated = (
         resources.where(F.col("modname").isin(*ASSESSMENTS) & F.col("due_at").isNotNull())
         .where(F.col("visible") & ~F.col("is_deleted"))
         .join(F.broadcast(courses), "courseid", "inner")
         .where((due >= F.col("start")) & (F.col("end").isNull() | (due <= F.col("end"))))
         .select("courseid", "cmid", due.alias("due"), _week_known(due).alias("week_due"))
     )
+    later = Window.partitionBy("courseid").orderBy("week_due").rangeBetween(1, Window.unboundedFollowing)
+    return dated.withColumn("week_next", F.min("week_due").over(later))
 
 
 def _calendar(resources: DataFrame, courses: DataFrame) -> DataFrame:
@@ -321,13 +377,15 @@ def _calendar(resources: DataFrame, courses: DataFrame) -> DataFrame:
     weeks = courses.select("courseid", F.explode(F.sequence(F.lit(0), F.col("last_week"))).alias("week"))
     so_far = F.col("week_due") <= F.col("week")
     return (
-        weeks.join(due, "courseid", "left")
+        weeks.join(F.broadcast(due), "courseid", "left")
         .groupBy("courseid", "week")
         .agg(
             F.coalesce(F.sum(F.when(so_far, F.col("n"))), F.lit(0)).alias("due"),
             F.max(F.when(so_far, F.struct("week_due", "n"))).alias("last"),
         )
-        .select("courseid", "week", "due", F.col("last.week_due").alias("last_due_week"), F.col("last.n").alias("last_due"))
+        .select(
+            "courseid", "week", "due", F.col("last.week_due").alias("last_due_week"), F.col("last.n").alias("last_due")
+        )
     )
 
 
@@ -344,7 +402,16 @@ def _assessed(src: Sources, courses: DataFrame) -> list[DataFrame]:
     graded = (
         src.grades.where(F.col("graded_at").isNotNull() & F.col("fraction").isNotNull())
         .join(F.broadcast(courses), "courseid", "inner")
-        .select("userid", "courseid", "cmid", "modname", "fraction", "weight", F.unix_timestamp("graded_at").alias("at"), "start")
+        .select(
+            "userid",
+            "courseid",
+            "cmid",
+            "modname",
+            "fraction",
+            "weight",
+            F.unix_timestamp("graded_at").alias("at"),
+            "start",
+        )
     )
     # A result without a submission (credited from an earlier attempt, or marked offline) asks for none.
     credited = (
@@ -371,45 +438,37 @@ def _assessed(src: Sources, courses: DataFrame) -> list[DataFrame]:
         F.when(mine, F.col("at")).alias("last_submission"),
         F.when(mine, (F.col("due") - F.col("at")) / DAY).alias("early_days"),
         F.when(mine & F.col("due").isNotNull(), 1).alias("early_count"),
-        F.lit(0).alias("due_handed_in"),
     )
     # Against the calendar a submission counts from when both it and its date have passed.
+    week = F.greatest("week_known", "week_due")
     on_calendar = dealt_with.where("due IS NOT NULL").select(
         "userid",
         "courseid",
-        F.greatest("week_known", "week_due").alias("week"),
+        week.alias("week"),
         F.lit(1).alias("due_handed_in"),
         (F.col("at") <= F.col("due")).cast("int").alias("on_time"),
-        F.col("week_due").alias("due_group"),
+        (F.col("week_next").isNull() | (week < F.col("week_next"))).cast("int").alias("last_due_handed_in"),
     )
     weight = F.greatest(F.coalesce("weight", F.lit(0.0)), F.lit(0.01))
-    grades = graded.select(
-        "userid",
-        "courseid",
-        _week_known(F.col("at")).alias("week"),
-        (F.col("fraction") * weight).alias("grade_weighted"),
-        weight.alias("grade_weights"),
-        F.struct("at", "fraction").alias("grade_latest"),
+    grades = graded.groupBy("userid", "courseid", _week_known(F.col("at")).alias("week")).agg(
+        F.sum(F.col("fraction") * weight).alias("grade_weighted"),
+        F.sum(weight).alias("grade_weights"),
+        F.max_by("fraction", "at").alias("grade_last"),
     )
     return [handed_in, on_calendar, grades]
 
 
 def _weekly(stacked: DataFrame) -> DataFrame:
-    """Grain (userid, courseid, week): the stacked gains of a week in one row.
-
-    due_groups counts what was handed in by the week it was due in: an assessment of the latest group may
-    come late, but none of it comes before that group is the latest.
-    """
+    """Grain (userid, courseid, week): the stacked gains of a week in one row."""
     return (
         stacked.repartition("userid", "courseid")
         .groupBy("userid", "courseid", "week")
         .agg(
-            F.max("in_spine").alias("in_spine"),
-            *[F.sum(name).alias(name) for name in _SUMS],
-            F.max("last_access").alias("last_access"),
-            F.max("last_submission").alias("last_submission"),
-            F.max("grade_latest").alias("grade_latest"),
-            F.collect_list("due_group").alias("due_groups"),
+            *[
+                F.max(name).alias(name)
+                for name in ("in_spine", "enrolled", "last_access", "last_submission", "grade_last")
+            ],
+            *[F.sum(name).alias(name) for name in (*_SUMS, "last_due_handed_in")],
         )
     )
 
@@ -420,87 +479,73 @@ def _accumulate(weekly: DataFrame, calendar: DataFrame) -> DataFrame:
     so_far = student.rowsBetween(Window.unboundedPreceding, Window.currentRow)
     two_weeks = student.rangeBetween(-1, 0)
     of_last_due = Window.partitionBy("userid", "courseid", "last_due_week").orderBy("week")
-    in_last_group = F.size(F.filter("due_groups", lambda group: group == F.col("last_due_week")))
-    total = [F.coalesce(F.sum(name).over(so_far), F.lit(0)).alias(name) for name in _SUMS]
     return (
         weekly.join(F.broadcast(calendar), ["courseid", "week"], "inner")
-        .withColumn("last_due_handed_in", F.sum(in_last_group).over(of_last_due))
         .select(
             "userid",
             "courseid",
             "week",
             "in_spine",
+            "enrolled",
             "due",
             "last_due",
+            "last_due_week",
             "last_due_handed_in",
-            *total,
+            *[F.coalesce(F.sum(name).over(so_far), F.lit(0)).alias(name) for name in _SUMS],
             F.coalesce(F.sum("events").over(two_weeks), F.lit(0)).alias("events_2w"),
             F.coalesce(F.sum("active_days").over(two_weeks), F.lit(0)).alias("active_days_2w"),
             F.max("last_access").over(so_far).alias("last_access"),
             F.max("last_submission").over(so_far).alias("last_submission"),
-            F.max("grade_latest").over(so_far).getField("fraction").alias("grade_last"),
+            F.last("grade_last", ignorenulls=True).over(so_far).alias("grade_last"),
         )
+        .withColumn("last_due_handed_in", F.coalesce(F.sum("last_due_handed_in").over(of_last_due), F.lit(0)))
         .where("in_spine = 1")
     )
 
 
-def _student(known: DataFrame, enrolments: DataFrame, courses: DataFrame) -> DataFrame:
-    """The risk set with each student's own figures (RAW). Grain unchanged."""
-    enrolment = enrolments.select(
-        "userid",
-        "courseid",
-        "user_key",
-        F.unix_timestamp("enrolled_at").alias("enrolled"),
-        F.unix_timestamp("unenrolled_at").alias("unenrolled"),
-    )
-    cutoff = F.col("start") + F.col("week") * WEEK
-    known_enrolment = F.coalesce(F.col("enrolled"), F.col("start") - 1)
-    due = F.col("due")
-    # What an enrolment's access is counted from when there is none: a student enrolled months ahead is not absent yet.
-    since = F.greatest(known_enrolment, F.col("start") - 14 * DAY)
-    weeks_before = F.greatest(F.col("week") - 2, F.lit(1))
+def _student(known: DataFrame, courses: DataFrame) -> DataFrame:
+    """Each student's own figures (RAW). Grain unchanged."""
+    due, cutoff, start, enrolled = F.col("due"), F.col("cutoff"), F.col("start"), F.col("enrolled")
+    # What an absence is counted from where there was no access: who enrolled months ahead is not absent since then.
+    since = F.greatest(enrolled, start - 14 * DAY)
+    earlier = F.greatest(F.col("week") - 2, F.lit(1))
+    figures = {
+        "progress": (cutoff - start) / (F.col("end") - start),
+        "due": due,
+        "handed_in": F.col("due_handed_in"),
+        "handed_in_share": F.when(due > 0, F.col("due_handed_in") / due),
+        "on_time_share": F.when(due > 0, F.col("on_time") / due),
+        "last_due_share": F.col("last_due_handed_in") / F.col("last_due"),
+        "handed_in_ahead": F.greatest(F.col("submissions") + F.col("credited") - F.col("due_handed_in"), F.lit(0)),
+        "days_early": F.when(F.col("early_count") > 0, F.col("early_days") / F.col("early_count")),
+        "days_since_submission": (cutoff - F.col("last_submission")) / DAY,
+        "grade_avg": F.when(F.col("grade_weights") > 0, F.col("grade_weighted") / F.col("grade_weights")),
+        # Of who is not enrolled yet it is known only that it will be later than the cutoff.
+        "lead_days": (start - F.least(enrolled, cutoff)) / DAY,
+        "days_since_access": F.greatest((cutoff - F.coalesce("last_access", since)) / DAY, F.lit(0)),
+        # Weekly log rows of the last two weeks against those of the weeks before, as a difference of logs.
+        "trend": F.when(
+            F.col("week") > 2,
+            F.log1p(F.col("events_2w") / 2) - F.log1p((F.col("events") - F.col("events_2w")) / earlier),
+        ),
+    }
     return (
-        known.join(enrolment, ["userid", "courseid"], "inner")
-        .join(F.broadcast(courses), "courseid", "inner")
-        .withColumn("cutoff", cutoff)
-        .where(F.col("unenrolled").isNull() | (F.col("unenrolled") > F.col("cutoff")))
+        known.join(F.broadcast(courses), "courseid", "inner")
+        .withColumn("cutoff", start + F.col("week") * WEEK)
         .select(
             "userid",
-            "user_key",
             "courseid",
             "week",
             F.timestamp_seconds("cutoff").alias("cutoff_at"),
-            (known_enrolment < F.col("cutoff")).alias("enrolled"),
-            ((F.col("cutoff") - F.col("start")) / (F.col("end") - F.col("start"))).alias("progress"),
-            due.cast("double").alias("due"),
-            F.col("due_handed_in").cast("double").alias("handed_in"),
-            F.when(due > 0, F.col("due_handed_in") / due).alias("handed_in_share"),
-            F.when(due > 0, F.col("on_time") / due).alias("on_time_share"),
-            (F.col("last_due_handed_in") / F.col("last_due")).alias("last_due_share"),
-            F.greatest(F.col("submissions") + F.col("credited") - F.col("due_handed_in"), F.lit(0))
-            .cast("double")
-            .alias("handed_in_ahead"),
-            F.when(F.col("early_count") > 0, F.col("early_days") / F.col("early_count")).alias("days_early"),
-            ((F.col("cutoff") - F.col("last_submission")) / DAY).alias("days_since_submission"),
-            F.when(F.col("grade_weights") > 0, F.col("grade_weighted") / F.col("grade_weights")).alias("grade_avg"),
-            F.col("grade_last"),
-            F.col("credited").cast("double").alias("credited"),
-            # Of who is not enrolled yet it is known only that it will be later than the cutoff.
-            ((F.col("start") - F.least(known_enrolment, F.col("cutoff"))) / DAY).alias("lead_days"),
-            F.greatest((F.col("cutoff") - F.coalesce("last_access", since)) / DAY, F.lit(0.0)).alias("days_since_access"),
-            *[F.col(name).cast("double").alias(name) for name in ("active_days", "active_days_2w", "events", "events_2w")],
-            # The last two weeks against the weeks before, as a ratio of weekly log rows on a log scale.
-            F.when(
-                F.col("week") > 2,
-                F.log1p(F.col("events_2w") / 2) - F.log1p((F.col("events") - F.col("events_2w")) / weeks_before),
-            ).alias("trend"),
-            *[F.col(name).cast("double").alias(name) for name in ("writes", "resources", *GROUPS)],
+            (enrolled < cutoff).alias("enrolled"),
+            *[figures.get(name, F.col(name)).cast("double").alias(name) for name in RAW],
         )
     )
 
 
 def _attributes(rows: DataFrame, src: Sources) -> DataFrame:
-    """The rows with the configured attributes of the enrolment and, when allowed, of the student."""
+    """The rows with the student's pseudonym and the configured attributes of enrolment and student."""
+    who = src.enrolments.select("userid", "courseid", "user_key")
     if src.attributes is not None and src.attribute_names:
         wide = (
             src.attributes.groupBy("userid", "courseid")
@@ -509,10 +554,13 @@ def _attributes(rows: DataFrame, src: Sources) -> DataFrame:
             .select(
                 "userid",
                 "courseid",
-                *[F.col(f"`{name}`").cast("double").alias(column_name(ATTRIBUTE, name)) for name in src.attribute_names],
+                *[
+                    F.col(f"`{name}`").cast("double").alias(column_name(ATTRIBUTE, name))
+                    for name in src.attribute_names
+                ],
             )
         )
-        rows = rows.join(wide, ["userid", "courseid"], "left")
+        who = who.join(wide, ["userid", "courseid"], "left")
     if src.profile is not None and src.profile_names:
         wide = (
             src.profile.groupBy("userid")
@@ -520,48 +568,45 @@ def _attributes(rows: DataFrame, src: Sources) -> DataFrame:
             .agg(F.max("value"))
             .select("userid", *[F.col(f"`{name}`").alias(column_name(PROFILE, name)) for name in src.profile_names])
         )
-        rows = rows.join(wide, ["userid"], "left")
-    return rows
+        who = who.join(wide, ["userid"], "left")
+    return rows.join(who, ["userid", "courseid"], "inner")
 
 
 def _against_cohort(rows: DataFrame) -> DataFrame:
-    """The rows with _vs and _rank columns: each student against those enrolled in the course at that week."""
+    """The rows with their _vs and _z columns: each student against those enrolled in the course at that week."""
     cohort = Window.partitionBy("courseid", "week")
 
+    def among_peers(aggregate: Callable[[Column], Column], value: Column) -> Column:
+        return aggregate(F.when(F.col("enrolled"), value)).over(cohort)
+
     def vs(name: str) -> Column:
-        value = F.col(name)
-        return value - F.avg(F.when(F.col("enrolled"), value)).over(cohort)
+        value = F.log1p(F.greatest(name, F.lit(0.0))) if name in _LOGGED else F.col(name)
+        return value - among_peers(F.avg, value)
 
-    def log_vs(name: str) -> Column:
-        value = F.log1p(F.greatest(name, F.lit(0.0)))
-        return value - F.avg(F.when(F.col("enrolled"), value)).over(cohort)
+    def z(name: str) -> Column:
+        spread = among_peers(F.stddev_samp, F.col(name))
+        scaled = F.coalesce(vs(name) / F.when(spread > 1e-9, spread), F.lit(0.0))
+        return F.when(F.col(name).isNotNull(), F.least(F.greatest(scaled, F.lit(-4.0)), F.lit(4.0)))
 
-    def rank(name: str) -> Column:
-        value = F.col(name)
-        peers = Window.partitionBy("courseid", "week", "enrolled", value.isNull()).orderBy(value)
-        middle = (F.percent_rank().over(peers) + F.cume_dist().over(peers)) / 2
-        return F.when(value.isNotNull(), middle)
+    relative = []
+    for feature in FEATURES:
+        name, _, kind = feature.name.rpartition("_")
+        if kind == "vs":
+            relative.append(vs(_SOURCES.get(name, name)).alias(feature.name))
+        elif kind == "z":
+            relative.append(z(_SOURCES.get(name, name)).alias(feature.name))
+    return rows.repartition("courseid", "week").select("*", *relative)
 
-    relative = {
-        "lead_rank": F.when(F.col("enrolled"), rank("lead_days")).otherwise(F.lit(0.0)),
-        "handed_in_vs": vs("handed_in_share"),
-        "on_time_vs": vs("on_time_share"),
-        "last_due_vs": vs("last_due_share"),
-        "days_early_rank": rank("days_early"),
-        "grade_avg_vs": vs("grade_avg"),
-        "grade_avg_rank": rank("grade_avg"),
-        "grade_last_vs": vs("grade_last"),
-        "grade_last_rank": rank("grade_last"),
-        "days_since_access_vs": log_vs("days_since_access"),
-        "active_days_vs": log_vs("active_days"),
-        "active_days_rank": rank("active_days"),
-        "active_days_2w_vs": vs("active_days_2w"),
-        "events_vs": log_vs("events"),
-        "events_2w_vs": log_vs("events_2w"),
-        "events_2w_rank": rank("events_2w"),
-        "trend_vs": vs("trend"),
-        "writes_vs": log_vs("writes"),
-        "resources_vs": log_vs("resources"),
-        **{f"{name}_vs": log_vs(name) for name in GROUPS},
-    }
-    return rows.repartition("courseid", "week").select("*", *[column.alias(name) for name, column in relative.items()])
+
+# The figure behind a relative feature whose name is shorter.
+_SOURCES = {
+    "lead": "lead_days",
+    "handed_in": "handed_in_share",
+    "on_time": "on_time_share",
+    "last_due": "last_due_share",
+}
+
+# Figures compared on a log scale: counts and days, where twice as many is the same step everywhere.
+_LOGGED = frozenset(
+    ("days_since_submission", "days_since_access", "active_days", "events", "events_2w", "writes", "resources", *GROUPS)
+)

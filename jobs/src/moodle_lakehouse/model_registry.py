@@ -1,0 +1,162 @@
+"""Where models are kept: a run and a registered model in MLflow, whose alias champion is what scores.
+
+A model is stored as an MLflow model of plain files (booster.json, spec.json), loadable by mlflow.pyfunc as
+well; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moodle_lakehouse.config import MlflowConfig
+from moodle_lakehouse.errors import LakehouseError
+from moodle_lakehouse.model_learn import Model, Spec, dump
+
+log = logging.getLogger(__name__)
+
+CHAMPION = "champion"
+BOOSTER, SPEC = "booster.json", "spec.json"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A model with its version in the registry."""
+
+    model: Model
+    version: str
+
+
+class Registry:
+    """MLflow as configured; every failure of it becomes one message."""
+
+    def __init__(self, config: MlflowConfig) -> None:
+        self.config = config
+        # A server that is away is told in seconds, not after MLflow's own minutes of retries.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        if config.tracking_uri.startswith("http"):
+            os.environ["MLFLOW_TRACKING_USERNAME"] = config.username
+            os.environ["MLFLOW_TRACKING_PASSWORD"] = config.password()
+        import mlflow
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        self._mlflow = mlflow
+        mlflow.set_tracking_uri(config.tracking_uri)
+        mlflow.set_registry_uri(config.tracking_uri)
+        self._client = mlflow.MlflowClient()
+
+    def register(
+        self, model: Model, params: dict[str, Any], metrics: dict[str, list[tuple[int, float]]], tables: dict[str, Any]
+    ) -> str:
+        """Log a run with its measures (name -> step and value), register its model as champion; returns the version.
+
+        tables are documents kept beside the model, by file name.
+        """
+        with self._told("register the model"), tempfile.TemporaryDirectory() as folder:
+            data = Path(folder) / "model"
+            data.mkdir()
+            (data / BOOSTER).write_bytes(model.booster)
+            (data / SPEC).write_text(dump(model.spec))
+            self._mlflow.set_experiment(self.config.experiment)
+            with self._mlflow.start_run() as run:
+                self._mlflow.log_params(params)
+                self._client.log_batch(run.info.run_id, metrics=self._entities(metrics))
+                for name, document in tables.items():
+                    self._mlflow.log_dict(document, name)
+                from mlflow import pyfunc
+
+                logged = pyfunc.log_model(
+                    name="model",
+                    loader_module=__name__,
+                    data_path=str(data),
+                    pip_requirements=["xgboost-cpu", "pandas", "numpy"],
+                )
+                if not any(found.name == self.config.model for found in self._client.search_registered_models(
+                    filter_string=f"name = '{self.config.model}'"
+                )):  # fmt: skip
+                    self._client.create_registered_model(self.config.model)
+                version = self._client.create_model_version(self.config.model, logged.model_uri, run.info.run_id)
+            self._client.set_registered_model_alias(self.config.model, CHAMPION, version.version)
+            return str(version.version)
+
+    def champion(self) -> Registered | None:
+        """The model that scores, or None when there is none yet."""
+        from mlflow.exceptions import MlflowException
+
+        with self._told("read the champion"), tempfile.TemporaryDirectory() as folder:
+            try:
+                version = self._client.get_model_version_by_alias(self.config.model, CHAMPION)
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return None
+                raise
+            uri = f"models:/{self.config.model}/{version.version}"
+            path = Path(self._mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+            return Registered(_read(next(path.rglob(SPEC)).parent), str(version.version))
+
+    def _entities(self, metrics: dict[str, list[tuple[int, float]]]) -> list[Any]:
+        from mlflow.entities import Metric
+
+        now = int(pd.Timestamp.now("UTC").timestamp() * 1000)
+        return [Metric(name, value, now, step) for name, points in metrics.items() for step, value in points]
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        import requests
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, requests.RequestException) as error:
+            raise LakehouseError(
+                f"MLflow did not {what}: {str(error).strip().splitlines()[0][:300]}",
+                where=self.config.tracking_uri,
+                remedy="see that mlflow and edge are healthy (docker compose ps) and that the service password is the deployed one",
+            ) from error
+
+
+def _read(folder: Path) -> Model:
+    return Model((folder / BOOSTER).read_bytes(), Spec.from_json(json.loads((folder / SPEC).read_text())))
+
+
+class _Probability:
+    """The model for mlflow.pyfunc: feature columns in, probability out."""
+
+    def __init__(self, model: Model) -> None:
+        import xgboost
+
+        self._spec = model.spec
+        self._booster = xgboost.Booster()
+        self._booster.load_model(bytearray(model.booster))
+
+    def predict(self, data: pd.DataFrame, params: dict[str, Any] | None = None) -> np.ndarray:
+        import xgboost
+
+        names = list(self._spec.features)
+        columns = {name: self._numbers(data[name], name) for name in names}
+        matrix = xgboost.DMatrix(pd.DataFrame(columns)[names], feature_names=names)
+        margin = self._booster.predict(matrix, output_margin=True)
+        return 1 / (1 + np.exp(-(self._spec.slope * margin + self._spec.intercept)))
+
+    def _numbers(self, values: pd.Series, name: str) -> pd.Series:
+        if name not in self._spec.categories:
+            return values.astype(float)
+        places = {value: float(place) for place, value in enumerate(self._spec.categories[name])}
+        return values.map(places).astype(float)
+
+
+def _load_pyfunc(path: str) -> _Probability:
+    """What mlflow.pyfunc.load_model calls."""
+    return _Probability(_read(Path(path)))
