@@ -98,10 +98,11 @@ def _started(daemon: str, installer: str, folder: Path) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = open(folder / "log", "wb")
+    log = (folder / "log").open("wb")
     process = subprocess.Popen(
         [
             daemon, "--no-defaults", f"--datadir={data}", f"--socket={folder}/socket", f"--pid-file={folder}/pid",
+            f"--tmpdir={folder}",
             "--bind-address=127.0.0.1", f"--port={port}", f"--init-file={init}", "--innodb-buffer-pool-size=256M",
             "--innodb-flush-log-at-trx-commit=0", "--skip-name-resolve", "--skip-log-bin", *user,
         ],

@@ -86,7 +86,7 @@ class OuladSource:
 
     def prepare(self, say: Say) -> None:
         say(f"reading {self._folder}")
-        self._site, self._counts = oulad.build(oulad.read(self._folder))
+        self._site, self._counts = oulad.build(oulad_csv.read(self._folder))
 
     def fill(self, database: Database, say: Say) -> None:
         _load_tables(database, oulad.tables(self._site), say)

@@ -10,7 +10,7 @@
 | unregistration | enrolment, role and grades deleted, user_enrolment_deleted in the log |
 | TMA, CMA, exam | assignment, quiz, manual grade item; weight in aggregationcoef, a missing date is the course's end |
 | studentAssessment | submission or attempt, grade (0 to 100), their events; banked: an overridden grade, no submission |
-| site of the VLE | course module of the nearest type (SITE_TYPES), available from week_from to week_to |
+| site of the VLE | course module of the nearest type (oulad_csv.SITE_TYPES), available from week_from to week_to |
 | studentVle | one log row each, some time in that day; `other` holds its clicks |
 | Pass, Distinction | course completed at its end |
 
@@ -23,8 +23,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,73 +35,10 @@ from moodle_demo.site import ADMIN, EDITINGTEACHER, STUDENT, Course, Ints, Modul
 DAY = 86400
 LEAD = 365 * DAY  # courses are made this long before their start, or before the first registration
 MONTHS = {"B": 2, "J": 10}
-SITE_TYPES = {
-    "dataplus": "data", "dualpane": "page", "externalquiz": "lti", "folder": "folder", "forumng": "forum",
-    "glossary": "glossary", "homepage": "label", "htmlactivity": "page", "oucollaborate": "bigbluebuttonbn",
-    "oucontent": "book", "ouelluminate": "bigbluebuttonbn", "ouwiki": "wiki", "page": "page", "questionnaire": "feedback",
-    "quiz": "quiz", "repeatactivity": "page", "resource": "resource", "sharedsubpage": "page", "subpage": "page",
-    "url": "url",
-}  # fmt: skip
 PROFILE = {
     "gender": "Gender", "region": "Region", "highest_education": "Highest education", "imd_band": "Deprivation band",
     "age_band": "Age band", "disability": "Disability",
 }  # fmt: skip
-
-
-@dataclass
-class Data:
-    """The files' contents, checked against each other."""
-
-    courses: oulad_csv.Rows
-    assessments: oulad_csv.Rows
-    vle: oulad_csv.Rows
-    info: oulad_csv.Rows
-    registration: oulad_csv.Rows
-    results: oulad_csv.Rows
-    clicks: oulad_csv.Clicks | None
-
-
-def _key(rows: oulad_csv.Rows, row: int) -> str:
-    return f"{rows['code_module'][row]}-{rows['code_presentation'][row]}"
-
-
-def read(folder: Path) -> Data:
-    """Read and check the whole data set; raises UsageError on the first fault."""
-    files = oulad_csv.find(folder)
-    tables = {name: oulad_csv.read(name, files[name]) for name in oulad_csv.FILES}
-    courses = {_key(tables["courses"], row): row for row in range(len(tables["courses"]))}
-    for name in ("assessments", "vle", "studentInfo", "studentRegistration"):
-        rows = tables[name]
-        for row in range(len(rows)):
-            if _key(rows, row) not in courses:
-                raise rows.fault(
-                    row, "code_presentation", f"a presentation of {rows['code_module'][row]} in courses.csv"
-                )
-    info, registration = tables["studentInfo"], tables["studentRegistration"]
-    enrolled = {(_key(info, row), info["id_student"][row]): row for row in range(len(info))}
-    registered = {(_key(registration, row), registration["id_student"][row]) for row in range(len(registration))}
-    for row, student in enumerate(registration["id_student"]):
-        if (_key(registration, row), student) not in enrolled:
-            raise registration.fault(row, "id_student", "a student of that presentation in studentInfo.csv")
-    for row, student in enumerate(info["id_student"]):
-        if (_key(info, row), student) not in registered:
-            raise info.fault(row, "id_student", "a student of that presentation in studentRegistration.csv")
-    assessments, results = tables["assessments"], tables["studentAssessment"]
-    places = {number: _key(assessments, row) for row, number in enumerate(assessments["id_assessment"])}
-    for row, (number, student) in enumerate(zip(results["id_assessment"], results["id_student"], strict=True)):
-        if number not in places:
-            raise results.fault(row, "id_assessment", "an assessment of assessments.csv")
-        if (places[number], student) not in enrolled:
-            raise results.fault(row, "id_student", f"a student of {places[number]} in studentInfo.csv")
-    for row, kind in enumerate(tables["vle"]["activity_type"]):
-        if kind not in SITE_TYPES:
-            raise tables["vle"].fault(row, "activity_type", "one of " + ", ".join(sorted(SITE_TYPES)))
-    clicks = None
-    if oulad_csv.CLICKS in files:
-        students = np.unique(np.array(info["id_student"], np.int64))
-        sites = np.sort(np.array(tables["vle"]["id_site"], np.int64))
-        clicks = oulad_csv.read_clicks(files[oulad_csv.CLICKS], courses, students, sites)
-    return Data(tables["courses"], assessments, tables["vle"], info, registration, results, clicks)
 
 
 def start_of(presentation: str) -> int:
@@ -111,7 +46,7 @@ def start_of(presentation: str) -> int:
     return int(dt.datetime(int(presentation[:4]), MONTHS[presentation[4]], 1, tzinfo=dt.UTC).timestamp())
 
 
-def build(data: Data) -> tuple[Site, dict[str, int]]:
+def build(data: oulad_csv.Data) -> tuple[Site, dict[str, int]]:
     """The site made of the data, and what was read by file, for the report."""
     builder = _Builder(data)
     builder.run()
@@ -128,10 +63,10 @@ def build(data: Data) -> tuple[Site, dict[str, int]]:
 class _Builder:
     """Walks through the data once, in the order in which ids should follow each other."""
 
-    def __init__(self, data: Data) -> None:
+    def __init__(self, data: oulad_csv.Data) -> None:
         self.data = data
         courses = data.courses
-        self.keys = [_key(courses, row) for row in range(len(courses))]
+        self.keys = [oulad_csv.key_of(courses, row) for row in range(len(courses))]
         self.starts = {key: start_of(key[-5:]) for key in self.keys}
         lengths = courses["module_presentation_length"]
         self.ends = {key: self.starts[key] + lengths[row] * DAY for row, key in enumerate(self.keys)}
@@ -146,7 +81,7 @@ class _Builder:
     def _registrations(self) -> None:
         """Per registration its course, student, time of enrolment and of leaving (0: stayed), in order of time."""
         rows = self.data.registration
-        keys = [_key(rows, row) for row in range(len(rows))]
+        keys = [oulad_csv.key_of(rows, row) for row in range(len(rows))]
         start = np.array([self.starts[key] for key in keys], np.int64)
         end = [
             None if day is None else int(first + day * DAY)
@@ -196,7 +131,7 @@ class _Builder:
         )  # fmt: skip
         self.users = dict(zip(students, map(int, ids), strict=True))
         site.add("user_info_category", name="OULAD", sortorder=1)
-        order = sorted(range(len(info)), key=lambda row: self.starts[_key(info, row)])
+        order = sorted(range(len(info)), key=lambda row: self.starts[oulad_csv.key_of(info, row)])
         for place, (column, name) in enumerate(PROFILE.items(), 1):
             latest = {info["id_student"][row]: info[column][row] for row in order if info[column][row] is not None}
             texts = {student: _flag(value) for student, value in sorted(latest.items())}
@@ -224,7 +159,7 @@ class _Builder:
     def _assessments(self, key: str, course: Course) -> None:
         rows = self.data.assessments
         numbers: dict[str, int] = {}
-        mine = [row for row in range(len(rows)) if _key(rows, row) == key]
+        mine = [row for row in range(len(rows)) if oulad_csv.key_of(rows, row) == key]
         for row in sorted(mine, key=lambda row: (self._due(key, row), rows["id_assessment"][row])):
             kind, number, weight = rows["assessment_type"][row], rows["id_assessment"][row], rows["weight"][row]
             numbers[kind] = numbers.get(kind, 0) + 1
@@ -261,7 +196,7 @@ class _Builder:
     def _vle(self, key: str, course: Course) -> None:
         rows = self.data.vle
         for row in range(len(rows)):
-            if _key(rows, row) != key:
+            if oulad_csv.key_of(rows, row) != key:
                 continue
             number, kind = rows["id_site"][row], rows["activity_type"][row]
             first, last = rows["week_from"][row], rows["week_to"][row]
@@ -270,7 +205,7 @@ class _Builder:
             dates = [{"type": "date", "d": sign, "t": course.start + week * 7 * DAY} for sign, week in limits]
             availability = json.dumps({"op": "&", "c": dates, "showc": [True] * len(dates)}) if dates else None
             self.sites[number] = self.site.module(
-                course, SITE_TYPES[kind], f"{kind} {number}", section=first or 0, added=course.created,
+                course, oulad_csv.SITE_TYPES[kind], f"{kind} {number}", section=first or 0, added=course.created,
                 by=self.tutors[key], availability=availability, idnumber=str(number),
             )  # fmt: skip
 
@@ -281,11 +216,13 @@ class _Builder:
                 users, times, left = (np.array(column, np.int64) for column in zip(*mine, strict=True))
                 self.site.enrol(course, users, STUDENT, times, left, flags=logs.WS)
         rows = self.data.info
-        order = sorted(range(len(rows)), key=lambda row: (self.courses[_key(rows, row)].id, rows["id_student"][row]))
+        order = sorted(
+            range(len(rows)), key=lambda row: (self.courses[oulad_csv.key_of(rows, row)].id, rows["id_student"][row])
+        )
         self.site.add(
             "local_oulad_enrolment",
             userid=[self.users[rows["id_student"][row]] for row in order],
-            courseid=[self.courses[_key(rows, row)].id for row in order],
+            courseid=[self.courses[oulad_csv.key_of(rows, row)].id for row in order],
             num_of_prev_attempts=[rows["num_of_prev_attempts"][row] for row in order],
             studied_credits=[rows["studied_credits"][row] for row in order],
         )
@@ -299,7 +236,7 @@ class _Builder:
             mine = of.get(number, [])
             if not mine:
                 continue
-            key = _key(assessments, place)
+            key = oulad_csv.key_of(assessments, place)
             mine.sort(key=lambda row: (rows["date_submitted"][row], rows["id_student"][row]))
             users = np.array([self.users[rows["id_student"][row]] for row in mine], np.int64)
             time = self.starts[key] + np.array([rows["date_submitted"][row] for row in mine], np.int64) * DAY
@@ -360,10 +297,10 @@ class _Builder:
     def _complete(self) -> None:
         rows, began = self.data.info, {(key, student): time for key, student, time, _ in self.enrolments}
         passed = [row for row, result in enumerate(rows["final_result"]) if result in ("Pass", "Distinction")]
-        passed.sort(key=lambda row: (self.ends[_key(rows, row)], rows["id_student"][row]))
+        passed.sort(key=lambda row: (self.ends[oulad_csv.key_of(rows, row)], rows["id_student"][row]))
         if not passed:
             return
-        keys = [_key(rows, row) for row in passed]
+        keys = [oulad_csv.key_of(rows, row) for row in passed]
         users = np.array([self.users[rows["id_student"][row]] for row in passed], np.int64)
         courses = np.array([self.courses[key].id for key in keys], np.int64)
         ends = np.array([self.ends[key] for key in keys], np.int64)

@@ -1,4 +1,8 @@
-"""OULAD's CSV files, read and checked: every fault is named by file, line, column, what was expected and the remedy."""
+"""OULAD's CSV files, read and checked: every fault is named by file, line, column, what was expected and the remedy.
+
+`python -m moodle_demo.oulad_csv FOLDER` checks all of them but studentVle with nothing but the standard library, so that
+a deployment can refuse a faulty folder before it does anything.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,31 @@ import csv
 import gzip
 import io
 import re
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.csv
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moodle_demo.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
 
 REMEDY = "Take the file as the data set's authors publish it, or correct the line."
 SOURCE = "Give the folder with OULAD's CSV files (plain or .gz) as --oulad-dir."
 MISSING = ("", "?")  # both stand for a value that is missing
+# Nearest Moodle types of the VLE's sites.
+SITE_TYPES = {
+    "dataplus": "data", "dualpane": "page", "externalquiz": "lti", "folder": "folder", "forumng": "forum",
+    "glossary": "glossary", "homepage": "label", "htmlactivity": "page", "oucollaborate": "bigbluebuttonbn",
+    "oucontent": "book", "ouelluminate": "bigbluebuttonbn", "ouwiki": "wiki", "page": "page", "questionnaire": "feedback",
+    "quiz": "quiz", "repeatactivity": "page", "resource": "resource", "sharedsubpage": "page", "subpage": "page",
+    "url": "url",
+}  # fmt: skip
 
 
 class Rule(NamedTuple):
@@ -187,7 +200,7 @@ def find(folder: Path) -> dict[str, Path]:
     return found
 
 
-def read(name: str, file: Path) -> Rows:
+def read_file(name: str, file: Path) -> Rows:
     """One small file, every cell checked, no key twice."""
     rules, key = FILES[name]
     columns: dict[str, list[Any]] = {column: [] for column in rules}
@@ -279,6 +292,10 @@ def read_clicks(
 
     `courses` gives the index of 'AAA-2013J'; students and sites are the known ids in ascending order.
     """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.csv
+
     parts: list[Clicks] = []
     try:
         types = {name: pa.string() for name in _PRESENTATION} | {
@@ -305,6 +322,8 @@ def read_clicks(
 def _clicks(
     batch: pa.RecordBatch, courses: dict[str, int], students: npt.NDArray[np.int64], sites: npt.NDArray[np.int64]
 ) -> Clicks:
+    import numpy as np
+
     if any(column.null_count for column in batch.columns):
         raise ValueError("missing value")
     module, presentation, student, site, day, clicks = batch.columns
@@ -332,6 +351,8 @@ def _clicks(
 
 def _index(known: npt.NDArray[np.int64], values: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
     """The place of each value among the known ones, -1 when it isn't there."""
+    import numpy as np
+
     place = np.minimum(np.searchsorted(known, values), len(known) - 1)
     return np.where(known[place] == values, place, -1).astype(np.int32)
 
@@ -356,3 +377,68 @@ def _find_fault(
             raise fault(file, line, "date", day, "a day near the presentation")
         if clicks > 2**31 - 1:
             raise fault(file, line, "sum_click", clicks, "a number of clicks")
+
+
+@dataclass
+class Data:
+    """The files' contents, checked against each other."""
+
+    courses: Rows
+    assessments: Rows
+    vle: Rows
+    info: Rows
+    registration: Rows
+    results: Rows
+    clicks: Clicks | None
+
+
+def key_of(rows: Rows, row: int) -> str:
+    return f"{rows['code_module'][row]}-{rows['code_presentation'][row]}"
+
+
+def read(folder: Path, with_clicks: bool = True) -> Data:
+    """Read and check the data set, perhaps without studentVle; raises UsageError on the first fault."""
+    files = find(folder)
+    tables = {name: read_file(name, files[name]) for name in FILES}
+    courses = {key_of(tables["courses"], row): row for row in range(len(tables["courses"]))}
+    for name in ("assessments", "vle", "studentInfo", "studentRegistration"):
+        rows = tables[name]
+        for row in range(len(rows)):
+            if key_of(rows, row) not in courses:
+                raise rows.fault(
+                    row, "code_presentation", f"a presentation of {rows['code_module'][row]} in courses.csv"
+                )
+    info, registration = tables["studentInfo"], tables["studentRegistration"]
+    enrolled = {(key_of(info, row), info["id_student"][row]): row for row in range(len(info))}
+    registered = {(key_of(registration, row), registration["id_student"][row]) for row in range(len(registration))}
+    for row, student in enumerate(registration["id_student"]):
+        if (key_of(registration, row), student) not in enrolled:
+            raise registration.fault(row, "id_student", "a student of that presentation in studentInfo.csv")
+    for row, student in enumerate(info["id_student"]):
+        if (key_of(info, row), student) not in registered:
+            raise info.fault(row, "id_student", "a student of that presentation in studentRegistration.csv")
+    assessments, results = tables["assessments"], tables["studentAssessment"]
+    places = {number: key_of(assessments, row) for row, number in enumerate(assessments["id_assessment"])}
+    for row, (number, student) in enumerate(zip(results["id_assessment"], results["id_student"], strict=True)):
+        if number not in places:
+            raise results.fault(row, "id_assessment", "an assessment of assessments.csv")
+        if (places[number], student) not in enrolled:
+            raise results.fault(row, "id_student", f"a student of {places[number]} in studentInfo.csv")
+    for row, kind in enumerate(tables["vle"]["activity_type"]):
+        if kind not in SITE_TYPES:
+            raise tables["vle"].fault(row, "activity_type", "one of " + ", ".join(sorted(SITE_TYPES)))
+    clicks = None
+    if CLICKS in files and with_clicks:
+        import numpy as np
+
+        students = np.unique(np.array(info["id_student"], np.int64))
+        sites = np.sort(np.array(tables["vle"]["id_site"], np.int64))
+        clicks = read_clicks(files[CLICKS], courses, students, sites)
+    return Data(tables["courses"], assessments, tables["vle"], info, registration, results, clicks)
+
+
+if __name__ == "__main__":
+    try:
+        read(Path(sys.argv[1]), with_clicks=False)
+    except UsageError as error:
+        sys.exit(str(error))

@@ -40,8 +40,6 @@ def connection(overrides: dict[str, Any], environ: dict[str, str] | None = None)
     values: dict[str, Any] = {"port": 3306, "prefix": "mdl_"}
     if path.exists():
         values.update(_section(path))
-    elif "LAKEHOUSE_CONFIG" in environ:
-        raise UsageError(f"{path}: no such file, though LAKEHOUSE_CONFIG names it. Unset it or correct it.")
     if "MOODLE_DEMO_PASSWORD_FILE" in environ:
         values["password_file"] = environ["MOODLE_DEMO_PASSWORD_FILE"]
     values.update({key: value for key, value in overrides.items() if value is not None})
@@ -49,7 +47,10 @@ def connection(overrides: dict[str, Any], environ: dict[str, str] | None = None)
     missing = [key for key in ("host", "user", "database", "password_file") if not values.get(key)]
     if missing:
         options = ", ".join("--" + key.replace("_", "-") for key in missing)
-        raise UsageError(f"No connection to the demo database: give {options}, or a `moodle:` section in {path}.")
+        there = "" if path.exists() else " (there is no such file)"
+        raise UsageError(
+            f"No connection to the demo database: give {options}, or a `moodle:` section in {path}{there}."
+        )
     if not str(values["port"]).isdigit():
         raise UsageError(f"Port {values['port']!r} is not a number: correct --port or `moodle: port` in {path}.")
     prefix = str(values["prefix"])

@@ -123,6 +123,21 @@ def test_only_one_load_at_a_time(load, database) -> None:
     assert load(database, *SMALL)["changed"] is True
 
 
+@pytest.mark.parametrize("temporary", ["/tmp", "/var/lib/temporary"])
+def test_the_log_has_its_keys_wherever_the_server_sorts(
+    temporary: str, load, database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute = Database.execute
+
+    def pretend(self, sql: str, arguments: tuple = ()) -> list:
+        return [(temporary,)] if sql == "SELECT @@tmpdir" else execute(self, sql, arguments)
+
+    monkeypatch.setattr(Database, "execute", pretend)
+    load(database, *SMALL)
+    keys = {row[2] for row in database.query("SHOW KEYS FROM mdl_logstore_standard_log")}
+    assert len(keys) == 9
+
+
 def test_connections_that_fail_say_why(load, database) -> None:
     error = load.fails(replace(database, password="wrong"), *SMALL)
     assert (error.exit_code, "password" in str(error)) == (2, True)
@@ -183,7 +198,7 @@ def test_the_connection_comes_from_the_jobs_configuration(tmp_path: Path) -> Non
     file.write_text("moodle: nothing")
     with pytest.raises(UsageError, match="section"):
         settings.connection({}, environ)
-    with pytest.raises(UsageError, match="no such file"):
+    with pytest.raises(UsageError, match=r"--host.*no such file"):
         settings.connection({}, {"LAKEHOUSE_CONFIG": str(tmp_path / "none.yml")})
     with pytest.raises(UsageError, match=r"--host.*--user"):
         settings.connection({}, {"LAKEHOUSE_CONFIG": str(_write(tmp_path / "few.yml", "moodle: {database: a}"))})

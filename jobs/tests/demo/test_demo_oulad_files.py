@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import subprocess
+import sys
 from pathlib import Path
 
 import oulad_files
 import pytest
-from moodle_demo import oulad
+from moodle_demo import oulad_csv
 from moodle_demo.errors import UsageError
 
 DAY = 86400
@@ -150,7 +152,7 @@ def test_a_file_cut_off_is_named(tmp_path: Path) -> None:
     path = folder / "vle.csv.gz"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UsageError, match=r"vle\.csv\.gz.*whole gzip file"):
-        oulad.read(folder)
+        oulad_csv.read(folder)
 
 
 def test_other_encodings_are_named(tmp_path: Path) -> None:
@@ -158,11 +160,24 @@ def test_other_encodings_are_named(tmp_path: Path) -> None:
     path = folder / "studentInfo.csv"
     path.write_bytes(path.read_text().replace("Wales", "Gwynedd \u00f4").encode("latin-1"))
     with pytest.raises(UsageError, match=r"studentInfo\.csv.*UTF-8"):
-        oulad.read(folder)
+        oulad_csv.read(folder)
 
 
 def test_spreadsheets_byte_order_mark_and_line_ends_are_fine(tmp_path: Path) -> None:
     folder = oulad_files.write(tmp_path / "oulad")
     path = folder / "courses.csv"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    assert len(oulad.read(folder).courses) == 2
+    assert len(oulad_csv.read(folder).courses) == 2
+
+
+@pytest.mark.parametrize("fault", ["", "score"])
+def test_the_check_before_a_deployment_needs_the_standard_library_only(fault: str, tmp_path: Path) -> None:
+    changes, expected = FAULTS[fault] if fault else ({}, [])
+    folder = oulad_files.write(tmp_path / "oulad", changes)
+    environ = {"PYTHONPATH": str(Path(oulad_csv.__file__).parents[1])}
+    # -S: without site-packages.
+    command = [sys.executable, "-S", "-m", "moodle_demo.oulad_csv", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+    assert done.returncode == (1 if fault else 0), done.stderr
+    assert all(words in done.stderr for words in expected)
+    assert "Traceback" not in done.stderr
