@@ -327,7 +327,8 @@ def encoded(rows: DataFrame, spec: Spec, keep: Sequence[str]) -> DataFrame:
     def value(name: str) -> Column:
         if name not in spec.categories:
             return F.col(name).cast("float")
-        place = F.array_position(F.array(*[F.lit(v) for v in spec.categories[name]]), F.col(name))
+        known = F.array(*[F.lit(value) for value in spec.categories[name]])
+        place = F.call_function("array_position", known, F.col(name))
         return F.when(place > 0, place - 1).cast("float")
 
     absent = [name for name in spec.features if name not in rows.columns]
