@@ -20,6 +20,7 @@ from moodle_demo.settings import connection
 
 # Counts up when the same parameters and files give other rows, so that a demo database of an older release is noticed.
 GENERATION = 1
+LOCK_WAIT = 60  # seconds
 
 
 class Source(Protocol):
@@ -181,7 +182,7 @@ def _source(dataset: str, sizes: dict[str, int], oulad_dir: Path | None, dump_fi
 
 def _load(database: Database, source: Source, marker: Marker, force: bool, say: Say) -> bool:
     """Load unless the marker says it was done; return whether it was loaded now."""
-    database.lock()
+    _wait_for_lock(database, say)
     there = database.marker()
     if there is not None and there.finished:
         if there.fingerprint == marker.fingerprint:
@@ -200,6 +201,17 @@ def _load(database: Database, source: Source, marker: Marker, force: bool, say: 
     database.finish()
     say("done")
     return True
+
+
+def _wait_for_lock(database: Database, say: Say) -> None:
+    """One load at a time; the server takes a moment to notice that the client of an interrupted one is gone."""
+    if database.lock():
+        return
+    say("waiting for another load to end")
+    if not database.lock(LOCK_WAIT):
+        raise DemoError(
+            f"Another moodle-demo has been loading {database.settings} for {LOCK_WAIT} s: wait for its end, or end it."
+        )
 
 
 def _fingerprint(source: Source, prefix: str) -> str:

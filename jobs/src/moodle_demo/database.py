@@ -82,12 +82,9 @@ class Database:
         )
         return Marker(rows[0][0], rows[0][1], rows[0][2], rows[0][3] is not None) if rows else None
 
-    def lock(self) -> None:
-        """Take the load's lock, which ends with the connection."""
-        if self.execute("SELECT GET_LOCK(CONCAT(DATABASE(), %s), 0)", (f".{MARKER}",)) != [(1,)]:
-            raise DemoError(
-                f"Another moodle-demo is loading {self.settings.database} on {self.settings.host}: wait for its end."
-            )
+    def lock(self, wait: int = 0) -> bool:
+        """Take the load's lock, which ends with the connection; return whether that was possible within `wait` seconds."""
+        return self.execute("SELECT GET_LOCK(CONCAT(DATABASE(), %s), %s)", (f".{MARKER}", wait)) == [(1,)]
 
     def refuse_foreign_tables(self) -> None:
         """Raise UsageError when there are tables under the prefix that no load of this program made."""

@@ -111,12 +111,13 @@ def test_two_prefixes_live_side_by_side(load, database) -> None:
     assert len(database.query("SELECT prefix FROM lakehouse_demo_load WHERE finished_at IS NOT NULL")) == 2
 
 
-def test_only_one_load_at_a_time(load, database) -> None:
+def test_only_one_load_at_a_time(load, database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "LOCK_WAIT", 1)
     holder = Database(
         settings.Connection(database.host, database.port, database.user, database.database, "mdl_", database.password)
     )
     try:
-        holder.lock()
+        assert holder.lock()
         assert "Another moodle-demo" in str(load.fails(database, *SMALL))
     finally:
         holder.close()
