@@ -18,7 +18,7 @@ options:
     type: str
     required: true
   previous:
-    description: The hash in use, or any text that holds it, such as the file it was written to.
+    description: Text that may hold the hash in use, such as the file it was written to.
     type: str
     default: ""
 """
@@ -40,9 +40,9 @@ def bcrypt_hash(password: str, previous: str = "") -> str:
         raise AnsibleFilterError(
             "bcrypt takes passwords of at most 72 bytes: shorten the passwords of the users of edge."
         )
-    in_use = re.search(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}", str(previous))
-    if in_use and bcrypt.checkpw(secret, in_use[0].encode()):
-        return in_use[0]
+    for in_use in re.findall(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{53}", str(previous)):
+        if bcrypt.checkpw(secret, in_use.encode()):
+            return str(in_use)
     return bcrypt.hashpw(secret, bcrypt.gensalt(rounds=11)).decode()
 
 

@@ -18,8 +18,12 @@ description:
   - A file in the directory that is not among them is removed, so that no secret outlives the service that read it.
 options:
   directory:
-    description: The directory. It must exist.
+    description: The directory. It is made when it is missing and belongs to root.
     type: path
+    required: true
+  directory_mode:
+    description: Its mode, in octal.
+    type: str
     required: true
   mode:
     description: Mode of the files, in octal.
@@ -34,6 +38,7 @@ options:
 EXAMPLES = """
 - stack_files:
     directory: /opt/lakehouse/config
+    directory_mode: "0755"
     mode: "0644"
     files:
       jobs.yml: {content: "...", uid: 10005}
@@ -73,10 +78,26 @@ def write(path: str, content: bytes, uid: int, mode: int) -> None:
         raise
 
 
+def make_directory(path: str, mode: int, check_mode: bool) -> bool:
+    """Whether it was not there as it should be."""
+    try:
+        status = os.stat(path)
+        if (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, 0, mode):
+            return False
+    except FileNotFoundError:
+        if not check_mode:
+            os.mkdir(path, 0o700)
+    if not check_mode:
+        os.chown(path, 0, 0)
+        os.chmod(path, mode)
+    return True
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "directory": {"type": "path", "required": True},
+            "directory_mode": {"type": "str", "required": True},
             "mode": {"type": "str", "required": True},
             "files": {"type": "dict", "required": True},
         },
@@ -84,6 +105,7 @@ def main() -> None:
     )
     directory, mode = module.params["directory"], int(module.params["mode"], 8)
     wanted = module.params["files"]
+    made = make_directory(directory, int(module.params["directory_mode"], 8), module.check_mode)
     there = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
     written, diff = [], []
     for name, item in wanted.items():
@@ -107,7 +129,7 @@ def main() -> None:
     if not module.check_mode:
         for name in removed:
             os.unlink(os.path.join(directory, name))
-    result: dict[str, Any] = {"changed": bool(written or removed), "written": written, "removed": removed}
+    result: dict[str, Any] = {"changed": bool(made or written or removed), "written": written, "removed": removed}
     if module._diff:
         result["diff"] = diff
     module.exit_json(**result)
