@@ -25,11 +25,6 @@ variable "ROOTFS" {
   default = "docker-image://lakehouse/rootfs:bookworm"
 }
 
-# host: builds use the host's network, which a mirror or proxy on its loopback address needs.
-variable "NETWORK" {
-  default = "default"
-}
-
 # The users of the services. playbooks/group_vars/all/uids.yml is the list; the role passes it on.
 variable "UID_MINIO" {}
 variable "UID_POSTGRES" {}
@@ -45,7 +40,6 @@ group "default" {
 
 target "_image" {
   dockerfile = "Dockerfile"
-  network    = NETWORK
   secret     = ["id=sources,src=${SOURCES}"]
 }
 

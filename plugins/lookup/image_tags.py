@@ -116,7 +116,7 @@ class Hashes:
     """Hashes of targets, each computed once."""
 
     # Where things lie on a build host says nothing about what is built.
-    PLACES = frozenset({"TAG", "SOURCES", "CA_BUNDLE", "CAS", "ROOTFS", "NETWORK"})
+    PLACES = frozenset({"TAG", "SOURCES", "CA_BUNDLE", "CAS", "ROOTFS"})
 
     def __init__(self, bake: BakeFile, values: Mapping[str, str], bottom: str) -> None:
         self.bake = bake

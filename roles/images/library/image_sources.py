@@ -42,7 +42,6 @@ options:
 """
 
 RETURN = """
-network: {description: C(host) when a source is on the host's loopback address and C(default) otherwise, type: str, returned: always}
 proxies: {description: Proxy variables for the builds, type: dict, returned: always}
 found: {description: What was found, credentials left out, type: dict, returned: always}
 """
@@ -322,10 +321,17 @@ def main() -> None:
     proxies = sources.proxies()
     certificates = sources.certificates()
 
-    addresses = list(found.values()) + list(proxies.values())
-    addresses += [word for value in env.values() for word in re.split(r"[ ,|]", value)]
-    no_proxy = {name for name in proxies if name.lower() == "no_proxy"}
-    addresses = [address for address in addresses if address and address not in {proxies[name] for name in no_proxy}]
+    addresses = found | {name: value for name, value in proxies.items() if name.lower() != "no_proxy"}
+    addresses |= {
+        f"{name} {i}": word for name, value in env.items() for i, word in enumerate(re.split(r"[ ,|]", value))
+    }
+    unreachable = sorted({without_credentials(address) for address in addresses.values() if is_loopback(address)})
+    if unreachable:
+        module.fail_json(
+            msg=f"Builds run in containers, where {', '.join(unreachable)} is the container itself. Let the service listen on "
+            "an address of the host, such as docker0's, and give that by images_proxies, images_apt_uri, images_pypi_index, "
+            "images_maven_mirror or images_go_proxy."
+        )
 
     changed: dict[str, Any] = {}
     if not module.check_mode:
@@ -347,7 +353,6 @@ def main() -> None:
     shown = found | env | {name: value for name, value in proxies.items() if name.islower()}
     module.exit_json(
         changed=any(changed.values()),
-        network="host" if any(is_loopback(address) for address in addresses) else "default",
         proxies=proxies,
         found={name: without_credentials(value) for name, value in shown.items() if value}
         | {"extra CA certificates": str(len(certificates))},

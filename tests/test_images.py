@@ -1,0 +1,220 @@
+"""Tags, the plan of a build and the search for package sources."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import re
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT
+
+UIDS = yaml.safe_load((ROOT / "playbooks/group_vars/all/uids.yml").read_text())["lakehouse_uids"]
+# Who is built from whom, by what an engine would have to build again.
+CHILDREN = {
+    "base": {"*"},
+    "python": {"python", "jre", "spark", "jobs", "jobs-test", "notebooks", "catalog", "mlflow"},
+    "jre": {"jre", "spark", "jobs", "jobs-test", "notebooks", "catalog"},
+    "spark": {"spark", "jobs", "jobs-test", "notebooks"},
+    "jobs": {"jobs", "jobs-test", "notebooks"},
+    "minio": {"minio"},
+    "edge": {"edge"},
+    "moodle-db": {"moodle-db"},
+}
+
+
+def module(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec
+    assert spec.loader
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+lookup = module("plugins/lookup/image_tags.py")
+bake = module("roles/images/library/image_bake.py")
+sources = module("roles/images/library/image_sources.py")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what tags are computed from."""
+    ignore = shutil.ignore_patterns("__pycache__", ".*_cache")
+    for name in ("compose", "jobs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore)
+    recipe = tmp_path / lookup.ROOTFS_RECIPE
+    recipe.parent.mkdir(parents=True)
+    shutil.copy(ROOT / lookup.ROOTFS_RECIPE, recipe)
+    return tmp_path
+
+
+def tags(root: Path, uids: dict[str, int] = UIDS, cas: tuple[str, ...] = (), refresh: str = "") -> dict[str, str]:
+    result: dict[str, str] = lookup.tags(root, uids, list(cas), refresh)
+    return result
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_every_image_has_a_tag(checkout: Path) -> None:
+    found = tags(checkout)
+    targets = set(re.findall(r'"lakehouse/([a-z-]+):\$\{TAG\}"', (ROOT / "compose/docker-bake.hcl").read_text()))
+    assert set(found) == targets
+    assert all(re.fullmatch(rf"lakehouse/{name}:[0-9a-f]{{12}}", tag) for name, tag in found.items())
+
+
+def test_a_tag_does_not_depend_on_the_place(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("elsewhere") / "copy"
+    shutil.copytree(checkout, other)
+    assert tags(checkout) == tags(other)
+
+
+@pytest.mark.parametrize("name", CHILDREN)
+def test_a_changed_image_changes_what_is_made_from_it(checkout: Path, name: str) -> None:
+    before = tags(checkout)
+    file = checkout / "compose" / name / "Dockerfile"
+    file.write_text(file.read_text() + "# changed\n")
+    expected = set(before) if CHILDREN[name] == {"*"} else CHILDREN[name]
+    assert changed(before, tags(checkout)) == expected
+
+
+def test_the_package_changes_its_images_only(checkout: Path) -> None:
+    before = tags(checkout)
+    (checkout / "jobs/src/moodle_lakehouse/new.py").write_text("")
+    assert changed(before, tags(checkout)) == CHILDREN["jobs"]
+
+
+def test_what_no_image_is_made_from_changes_nothing(checkout: Path) -> None:
+    before = tags(checkout)
+    (checkout / "jobs/tests").mkdir(exist_ok=True)
+    for name in ("jobs/tests/test_new.py", "compose/edge/New.j2", "compose/spark/README.md", "compose/new.j2"):
+        (checkout / name).write_text("new")
+    (checkout / "jobs/src/moodle_lakehouse/__pycache__").mkdir(exist_ok=True)
+    (checkout / "jobs/src/moodle_lakehouse/__pycache__/x.pyc").write_text("new")
+    assert tags(checkout) == before
+
+
+def test_a_version_changes_the_images_that_use_it(checkout: Path) -> None:
+    before = tags(checkout)
+    file = checkout / "compose/versions.hcl"
+    file.write_text(file.read_text().replace('default = "1.24"', 'default = "1.25"'))
+    assert changed(before, tags(checkout)) == {"minio"}
+
+
+def test_certificates_ids_and_refresh(checkout: Path, tmp_path: Path) -> None:
+    before = tags(checkout)
+    (tmp_path / "cas").mkdir()
+    (tmp_path / "cas/site.crt").write_text("a certificate\n")
+    assert changed(before, tags(checkout, cas=(str(tmp_path / "cas"),))) == set(before)
+    assert changed(before, tags(checkout, refresh="2026-12-01")) == set(before)
+    assert changed(before, tags(checkout, UIDS | {"edge": 12345})) == {"edge"}
+    assert tags(checkout, cas=("/does/not/exist",)) == before
+
+
+DEFINITION: dict[str, Any] = {
+    "base": {"contexts": {"cas": "/cas"}},
+    "tool": {"contexts": {"base": "target:base"}},
+    "spark": {"contexts": {"base": "target:base", "tool": "target:tool"}},
+    "jobs": {"contexts": {"spark": "target:spark", "tool": "target:tool"}},
+}
+TAGS = {name: f"lakehouse/{name}:1" for name in ("base", "spark", "jobs")}
+
+
+def test_plan_builds_all_on_an_empty_engine() -> None:
+    plan = bake.plan(DEFINITION, ["jobs"], TAGS, set())
+    assert set(plan) == {"jobs", "spark", "tool", "base"}
+    assert plan["jobs"]["tags"] == ["lakehouse/jobs:1"]
+    assert "tags" not in plan["tool"]
+
+
+def test_plan_uses_the_images_that_exist() -> None:
+    plan = bake.plan(DEFINITION, ["jobs"], TAGS, {"lakehouse/base:1", "lakehouse/spark:1"})
+    assert set(plan) == {"jobs", "tool"}
+    assert plan["jobs"]["contexts"] == {"spark": "docker-image://lakehouse/spark:1"}
+    assert plan["tool"]["contexts"] == {"base": "docker-image://lakehouse/base:1"}
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("http://127.0.0.1:3142", True),
+        ("http://localhost:8080/simple", True),
+        ("[::1]:3128", True),
+        ("http://mirror.example.org/debian", False),
+        ("direct", False),
+        ("10.0.0.1:3128", False),
+    ],
+)
+def test_loopback(address: str, expected: bool) -> None:
+    assert sources.is_loopback(address) is expected
+
+
+def test_credentials_are_not_shown() -> None:
+    shown = sources.without_credentials("https://me:secret@a.example/simple https://you:more@b.example/x")
+    assert shown == "https://***@a.example/simple https://***@b.example/x"
+
+
+def test_the_archive_of_sources_is_the_same_for_the_same_sources() -> None:
+    files = {"env": "A=1\n", "apt.conf": ""}
+    first, second = sources.archive(files), sources.archive(dict(reversed(files.items())))
+    assert first == second
+    with tarfile.open(fileobj=io.BytesIO(first)) as tar:
+        assert tar.getnames() == ["apt.conf", "env"]
+
+
+def test_a_cloud_images_list_of_mirrors(tmp_path: Path) -> None:
+    listing = tmp_path / "debian.list"
+    listing.write_text("# mirrors\nhttps://mirror.example.org/debian\tpriority:1\nhttps://second.example.org/debian\n")
+    assert sources.Sources.plain(f"mirror+file:{listing}") == "https://mirror.example.org/debian"
+    assert sources.Sources.plain("file:/srv/mirror") == ""
+    assert sources.Sources.plain("http://mirror.example.org/debian") == "http://mirror.example.org/debian"
+
+
+@pytest.mark.parametrize("path", sorted(str(path.relative_to(ROOT)) for path in (ROOT / "compose").glob("*/jars.txt")))
+def test_jar_lists_hold_a_sum_for_every_jar(path: str) -> None:
+    lines = [line for line in (ROOT / path).read_text().splitlines() if line.strip() and not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[0-9a-f]{64}  [^:\s]+:[^:\s]+:[^:\s]+(:[^:\s]+)?", line)] == []
+    assert len({line.split()[1] for line in lines}) == len(lines)
+
+
+def test_requirements_hold_hashes() -> None:
+    for path in (ROOT / "compose").glob("*/requirements*.txt"):
+        pins = re.findall(r"^[A-Za-z][^\s=]*==.*(?:\n {4}--hash=\S+(?: \\)?)+", path.read_text(), re.MULTILINE)
+        names = re.findall(r"^[A-Za-z]\S*==", path.read_text(), re.MULTILINE)
+        assert len(pins) == len(names) > 0, f"{path.relative_to(ROOT)} has requirements without a hash"
+
+
+def test_health_check_program(tmp_path: Path) -> None:
+    """http-ok is the only health check of most images: what it accepts must be right."""
+    import http.server
+    import threading
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(int(self.path.strip("/") or 200))
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    program = ROOT / "compose/base/http-ok"
+    codes = {
+        path: subprocess.run([program, url + path], check=False).returncode for path in ("", "/302", "/404", "/500")
+    }
+    server.shutdown()
+    server.server_close()
+    assert codes == {"": 0, "/302": 0, "/404": 1, "/500": 1}
+    assert subprocess.run([program, url], check=False, capture_output=True).returncode == 1
+    assert subprocess.run([program, "https://127.0.0.1"], check=False, capture_output=True).returncode == 2
