@@ -242,7 +242,7 @@ RAW = (
 _SUMS = (
     "due_handed_in",
     "on_time",
-    "submissions",
+    "dated",
     "early_days",
     "early_count",
     "grade_weighted",
@@ -359,7 +359,7 @@ def _due(resources: DataFrame, courses: DataFrame) -> DataFrame:
     due = F.unix_timestamp("due_at")
     dated = (
         resources.where(F.col("modname").isin(*ASSESSMENTS) & F.col("due_at").isNotNull())
-        .where(F.col("visible") & ~F.col("is_deleted"))
+        .where(F.col("visible") & (~F.col("is_deleted") | (F.col("deleted_at") > F.col("due_at"))))
         .join(F.broadcast(courses), "courseid", "inner")
         .where((due >= F.col("start")) & (F.col("end").isNull() | (due <= F.col("end"))))
         .select("courseid", "cmid", due.alias("due"), _week_known(due).alias("week_due"))
@@ -393,51 +393,37 @@ def _assessed(src: Sources, courses: DataFrame) -> list[DataFrame]:
     """What was handed in and graded, in rows of (userid, courseid, week): the week it became known in."""
     due = F.broadcast(_due(src.resources, courses).drop("courseid"))
     status = F.coalesce(F.lower("status"), F.lit(""))
-    submitted = (
-        src.submissions.where(~status.isin(*NOT_HANDED_IN))
-        .groupBy("userid", "courseid", "cmid")
-        .agg(F.unix_timestamp(F.min("submitted_at")).alias("at"))
-        .where("at IS NOT NULL")
+    submitted = src.submissions.where(~status.isin(*NOT_HANDED_IN)).select(
+        "userid", "courseid", "cmid", F.unix_timestamp("submitted_at").alias("submitted")
     )
-    graded = (
-        src.grades.where(F.col("graded_at").isNotNull() & F.col("fraction").isNotNull())
-        .join(F.broadcast(courses), "courseid", "inner")
-        .select(
-            "userid",
-            "courseid",
-            "cmid",
-            "modname",
-            "fraction",
-            "weight",
-            F.unix_timestamp("graded_at").alias("at"),
-            "start",
-        )
+    graded = src.grades.where(F.col("graded_at").isNotNull() & F.col("fraction").isNotNull())
+    # A result before any submission (credited from an earlier attempt, or marked offline) asks for none. A zero is
+    # what many sites give to who did not hand in.
+    results = graded.where(F.col("modname").isin(*ASSESSMENTS) & (F.col("fraction") > 0)).select(
+        "userid", "courseid", "cmid", F.unix_timestamp("graded_at").alias("graded")
     )
-    # A result without a submission (credited from an earlier attempt, or marked offline) asks for none.
-    credited = (
-        graded.where(F.col("modname").isin(*ASSESSMENTS))
-        .join(submitted.select("userid", "courseid", "cmid"), ["userid", "courseid", "cmid"], "left_anti")
-        .groupBy("userid", "courseid", "cmid")
-        .agg(F.min("at").alias("at"))
-        .withColumn("credited", F.lit(1))
-    )
+    is_credited = F.col("graded").isNotNull() & (F.col("submitted").isNull() | (F.col("graded") < F.col("submitted")))
     dealt_with = (
-        submitted.withColumn("credited", F.lit(0))
-        .unionByName(credited)
+        submitted.unionByName(results, allowMissingColumns=True)
+        .groupBy("userid", "courseid", "cmid")
+        .agg(F.min("submitted").alias("submitted"), F.min("graded").alias("graded"))
+        .withColumn("credited", is_credited.cast("int"))
+        .withColumn("at", F.when(is_credited, F.col("graded")).otherwise(F.col("submitted")))
+        .where("at IS NOT NULL")
         .join(F.broadcast(courses), "courseid", "inner")
         .join(due, "cmid", "left")
         .withColumn("week_known", _week_known(F.col("at")))
     )
-    mine = F.col("credited") == 0
+    own, dated = F.col("credited") == 0, F.col("due").isNotNull()
     handed_in = dealt_with.select(
         "userid",
         "courseid",
         F.col("week_known").alias("week"),
-        F.when(mine, 1).alias("submissions"),
         "credited",
-        F.when(mine, F.col("at")).alias("last_submission"),
-        F.when(mine, (F.col("due") - F.col("at")) / DAY).alias("early_days"),
-        F.when(mine & F.col("due").isNotNull(), 1).alias("early_count"),
+        F.when(dated, 1).alias("dated"),
+        F.when(own, F.col("at")).alias("last_submission"),
+        F.when(own & dated, (F.col("due") - F.col("at")) / DAY).alias("early_days"),
+        F.when(own & dated, 1).alias("early_count"),
     )
     # Against the calendar a submission counts from when both it and its date have passed.
     week = F.greatest("week_known", "week_due")
@@ -450,10 +436,15 @@ def _assessed(src: Sources, courses: DataFrame) -> list[DataFrame]:
         (F.col("week_next").isNull() | (week < F.col("week_next"))).cast("int").alias("last_due_handed_in"),
     )
     weight = F.greatest(F.coalesce("weight", F.lit(0.0)), F.lit(0.01))
-    grades = graded.groupBy("userid", "courseid", _week_known(F.col("at")).alias("week")).agg(
-        F.sum(F.col("fraction") * weight).alias("grade_weighted"),
-        F.sum(weight).alias("grade_weights"),
-        F.max_by("fraction", "at").alias("grade_last"),
+    grades = (
+        graded.join(F.broadcast(courses), "courseid", "inner")
+        .groupBy("userid", "courseid", _week_known(F.unix_timestamp("graded_at")).alias("week"))
+        .agg(
+            F.sum(F.col("fraction") * weight).alias("grade_weighted"),
+            F.sum(weight).alias("grade_weights"),
+            # Of several grades in one second the best counts: the result must not depend on the rows' order.
+            F.max_by("fraction", F.struct("graded_at", "fraction")).alias("grade_last"),
+        )
     )
     return [handed_in, on_calendar, grades]
 
@@ -516,7 +507,7 @@ def _student(known: DataFrame, courses: DataFrame) -> DataFrame:
         "handed_in_share": F.when(due > 0, F.col("due_handed_in") / due),
         "on_time_share": F.when(due > 0, F.col("on_time") / due),
         "last_due_share": F.col("last_due_handed_in") / F.col("last_due"),
-        "handed_in_ahead": F.greatest(F.col("submissions") + F.col("credited") - F.col("due_handed_in"), F.lit(0)),
+        "handed_in_ahead": F.col("dated") - F.col("due_handed_in"),
         "days_early": F.when(F.col("early_count") > 0, F.col("early_days") / F.col("early_count")),
         "days_since_submission": (cutoff - F.col("last_submission")) / DAY,
         "grade_avg": F.when(F.col("grade_weights") > 0, F.col("grade_weighted") / F.col("grade_weights")),

@@ -1,0 +1,207 @@
+"""Small curated tables made by hand, for the tests of features, model, evaluation, clusters and report."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from moodle_lakehouse import features, tables
+from pyspark.sql import DataFrame, SparkSession
+
+SCHEMAS = {
+    tables.DIM_COURSE: "courseid bigint, shortname string, fullname string, categoryid bigint, start_at timestamp,"
+    " end_at timestamp, visible boolean",
+    tables.DIM_RESOURCE: "cmid bigint, courseid bigint, modname string, instance bigint, name string, section int,"
+    " added_at timestamp, due_at timestamp, visible boolean, is_deleted boolean, deleted_at timestamp",
+    tables.FACT_EVENT: "event_id bigint, occurred_at timestamp, userid bigint, user_key string, courseid bigint,"
+    " cmid bigint, modname string, component string, eventname string, action string, target string, crud string,"
+    " edulevel int, is_staff boolean",
+    tables.FACT_ENROLMENT: "userid bigint, user_key string, courseid bigint, enrolled_at timestamp,"
+    " unenrolled_at timestamp, is_suspended boolean, completed_at timestamp",
+    tables.FACT_GRADE: "itemid bigint, courseid bigint, cmid bigint, modname string, userid bigint, user_key string,"
+    " fraction double, weight double, submitted_at timestamp, graded_at timestamp",
+    tables.FACT_SUBMISSION: "courseid bigint, cmid bigint, modname string, userid bigint, user_key string,"
+    " attempt int, submitted_at timestamp, due_at timestamp, status string",
+    tables.ENROLMENT_ATTRIBUTE: "userid bigint, courseid bigint, attribute string, value double",
+    tables.USER_ATTRIBUTE: "userid bigint, user_key string, field string, value string",
+}
+
+
+def day(start: dt.datetime, days: float) -> dt.datetime:
+    return start + dt.timedelta(days=days)
+
+
+def key(userid: int) -> str:
+    return hashlib.sha256(str(userid).encode()).hexdigest()[:16]
+
+
+class Lake:
+    """Rows of curated tables, in memory until write() or sources()."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[tuple[Any, ...]]] = {table: [] for table in SCHEMAS}
+        self.starts: dict[int, dt.datetime] = {}
+        self.due: dict[int, dt.datetime | None] = {}
+        self.modname: dict[int, str] = {}
+        self.course_of: dict[int, int] = {}
+
+    def course(self, courseid: int, start: dt.datetime, days: float | None = 28, shortname: str | None = None) -> None:
+        self.starts[courseid] = start
+        end = None if days is None else day(start, days)
+        self.rows[tables.DIM_COURSE].append(
+            (courseid, shortname or f"C{courseid}", f"Course {courseid}", 1, start, end, True)
+        )
+
+    def resource(
+        self, cmid: int, courseid: int, modname: str, due: float | None = None, deleted: float | None = None
+    ) -> None:
+        start = self.starts[courseid]
+        deleted_at = None if deleted is None else day(start, deleted)
+        self.due[cmid] = None if due is None else day(start, due)
+        self.modname[cmid], self.course_of[cmid] = modname, courseid
+        self.rows[tables.DIM_RESOURCE].append(
+            (
+                cmid, courseid, modname, cmid, f"{modname} {cmid}", 1, day(start, -20), self.due[cmid], True,
+                deleted is not None, deleted_at,
+            )
+        )  # fmt: skip
+
+    def enrol(
+        self,
+        userid: int,
+        courseid: int,
+        at: float = -5,
+        left: float | None = None,
+        completed: float | None = None,
+    ) -> None:
+        start = self.starts[courseid]
+        self.rows[tables.FACT_ENROLMENT].append(
+            (
+                userid,
+                key(userid),
+                courseid,
+                day(start, at),
+                None if left is None else day(start, left),
+                False,
+                None if completed is None else day(start, completed),
+            )
+        )
+
+    def act(self, userid: int, cmid: int, days: float, crud: str = "r", **changed: Any) -> None:
+        """One log row in a module."""
+        courseid, modname = self.course_of[cmid], self.modname[cmid]
+        row = {
+            "event_id": len(self.rows[tables.FACT_EVENT]),
+            "occurred_at": day(self.starts[courseid], days),
+            "userid": userid,
+            "user_key": key(userid),
+            "courseid": courseid,
+            "cmid": cmid,
+            "modname": modname,
+            "component": f"mod_{modname}",
+            "eventname": f"\\mod_{modname}\\event\\course_module_viewed",
+            "action": "viewed" if crud == "r" else "submitted",
+            "target": "course_module",
+            "crud": crud,
+            "edulevel": 2,
+            "is_staff": False,
+            **changed,
+        }
+        self.rows[tables.FACT_EVENT].append(tuple(row.values()))
+
+    def submit(self, userid: int, cmid: int, days: float, status: str = "submitted") -> None:
+        courseid = self.course_of[cmid]
+        self.rows[tables.FACT_SUBMISSION].append(
+            (
+                courseid, cmid, self.modname[cmid], userid, key(userid), 1, day(self.starts[courseid], days),
+                self.due[cmid], status,
+            )
+        )  # fmt: skip
+
+    def grade(self, userid: int, cmid: int, days: float, fraction: float, weight: float = 1.0) -> None:
+        courseid = self.course_of[cmid]
+        at = day(self.starts[courseid], days)
+        self.rows[tables.FACT_GRADE].append(
+            (cmid, courseid, cmid, self.modname[cmid], userid, key(userid), float(fraction), float(weight), None, at)
+        )
+
+    def attribute(self, userid: int, courseid: int, name: str, value: float) -> None:
+        self.rows[tables.ENROLMENT_ATTRIBUTE].append((userid, courseid, name, value))
+
+    def frame(self, spark: SparkSession, table: str) -> DataFrame:
+        return spark.createDataFrame(self.rows[table], SCHEMAS[table])
+
+    def sources(self, spark: SparkSession, cut: Any = None, attributes: Sequence[str] = ()) -> features.Sources:
+        """The tables as features.build takes them; cut: a function (frame, table) -> frame."""
+
+        def known(table: str) -> DataFrame:
+            frame = self.frame(spark, table)
+            return cut(frame, table) if cut else frame
+
+        return features.Sources(
+            courses=known(tables.DIM_COURSE),
+            enrolments=known(tables.FACT_ENROLMENT),
+            events=known(tables.FACT_EVENT),
+            resources=known(tables.DIM_RESOURCE),
+            submissions=known(tables.FACT_SUBMISSION),
+            grades=known(tables.FACT_GRADE),
+            attributes=known(tables.ENROLMENT_ATTRIBUTE) if attributes else None,
+            attribute_names=tuple(attributes),
+        )
+
+    def write(self, spark: SparkSession) -> None:
+        """The tables into the lake."""
+        tables.ensure_namespaces(spark)
+        for table in SCHEMAS:
+            tables.replace(self.frame(spark, table), table, run_id="test")
+
+
+# Three terms of six weeks; AS_OF stands in the middle of the third.
+TERMS = (
+    dt.datetime(2024, 2, 5, tzinfo=dt.UTC),
+    dt.datetime(2024, 9, 2, tzinfo=dt.UTC),
+    dt.datetime(2025, 2, 3, tzinfo=dt.UTC),
+)
+AS_OF = TERMS[2] + dt.timedelta(days=22)
+WEEKS = 6
+
+
+def small_site(students: int = 70, terms: Iterable[int] = (0, 1, 2), courses: int = 2, seed: int = 1) -> Lake:
+    """Terms of courses in which engagement shows in everything a student does, and decides who completes."""
+    rng = np.random.default_rng(seed)
+    lake = Lake()
+    for term in terms:
+        for number in range(courses):
+            courseid = 10 * (term + 1) + number
+            lake.course(courseid, TERMS[term], 7 * WEEKS, f"K{number}-{term}")
+            cmids = [courseid * 10 + i for i in range(6)]
+            for cmid, (modname, due) in zip(
+                cmids,
+                [("page", None), ("quiz", 10.0), ("assign", 17.0), ("forum", None), ("resource", None), ("quiz", 31.0)],
+                strict=True,
+            ):
+                lake.resource(cmid, courseid, modname, due)
+            for student in range(students):
+                _student(lake, rng, courseid, cmids, userid=term * 1000 + number * 100 + student + 100)
+    return lake
+
+
+def _student(lake: Lake, rng: np.random.Generator, courseid: int, cmids: Sequence[int], userid: int) -> None:
+    effort = rng.normal()
+    leaves = rng.uniform(8, 7 * WEEKS) if effort + rng.normal() < -1.4 else None
+    completes = leaves is None and effort + 0.7 * rng.normal() > -0.2
+    lake.enrol(userid, courseid, -rng.uniform(1, 40), leaves, 7 * WEEKS - 0.5 if completes else None)
+    active_until = leaves or 7 * WEEKS
+    for at in np.sort(rng.uniform(-3, active_until, max(1, int(12 + 6 * effort)))):
+        lake.act(userid, int(rng.choice(cmids)), float(at), "r" if rng.random() < 0.8 else "u")
+    for cmid in cmids:
+        due = lake.due[cmid]
+        if due is None:
+            continue
+        at = (due - lake.starts[courseid]).days - rng.uniform(0, 4)
+        if at < active_until and rng.random() < 1 / (1 + np.exp(-1.2 - 1.8 * effort)):
+            lake.submit(userid, cmid, at)
+            lake.grade(userid, cmid, at + 2, float(np.clip(0.6 + 0.15 * effort + 0.1 * rng.normal(), 0.05, 1)))

@@ -1,0 +1,127 @@
+"""Clusters of courses: kinds that are there are found, inactive ones set apart, little data is no failure."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from model_lake import Lake
+from moodle_lakehouse import cluster, tables
+from moodle_lakehouse.config import Config
+from pyspark.sql import SparkSession
+from test_model import empty
+
+START = dt.datetime(2024, 3, 4, tzinfo=dt.UTC)
+AS_OF = START + dt.timedelta(days=29)
+
+# Kind of course: actions per student by type of resource.
+KINDS = {
+    "reader": {"resource": 12, "page": 10, "forum": 2, "quiz": 2},
+    "tester": {"resource": 3, "page": 2, "forum": 1, "quiz": 20},
+    "talker": {"resource": 2, "page": 2, "forum": 18, "quiz": 2},
+}
+
+
+def site(views: bool = True) -> Lake:
+    """Five courses of each kind, one without students, one hardly used, one that begins later."""
+    rng = np.random.default_rng(2)
+    lake = Lake()
+    number = 0
+    for kind, mix in KINDS.items():
+        for _ in range(5):
+            number += 1
+            lake.course(number, START, 28, f"{kind}{number}")
+            for place, (modname, actions) in enumerate(mix.items()):
+                for copy in range(max(1, actions // 4)):
+                    lake.resource(number * 100 + place * 10 + copy, number, modname)
+            for user in range(1, 7):
+                lake.enrol(user, number)
+                for place, (_, actions) in enumerate(mix.items()):
+                    for _ in range(rng.poisson(actions)):
+                        crud = "r" if views else "u"
+                        lake.act(user, number * 100 + place * 10, float(rng.uniform(0, 28)), crud)
+    lake.course(50, START, 28, "empty")
+    lake.course(51, START, 28, "dead")
+    lake.resource(5100, 51, "page")
+    for user in range(1, 7):
+        lake.enrol(user, 51)
+    lake.act(1, 5100, 3)
+    lake.course(52, START + dt.timedelta(days=60), 28, "later")
+    return lake
+
+
+def clustered(spark: SparkSession, settings: Config, lake: Lake, as_of: dt.datetime | None = AS_OF) -> pd.DataFrame:
+    empty(spark)
+    lake.write(spark)
+    cluster.run(spark, settings, as_of)
+    return spark.table(tables.COURSE_CLUSTER).toPandas().set_index("shortname").sort_index()
+
+
+def test_kinds_are_found_and_named(spark: SparkSession, settings: Config) -> None:
+    found = clustered(spark, settings, site())
+    assert "later" not in found.index
+    for name in ("empty", "dead"):
+        assert found.loc[name, ["cluster", "cluster_name", "is_active"]].tolist() == [-1, "inactive", False]
+        assert pd.isna(found.loc[name, "distance"])
+    active = found[found["is_active"]]
+    kinds = active.groupby(active.index.str.rstrip("0123456789"))["cluster"].agg(["nunique", "first"])
+    assert kinds["nunique"].tolist() == [1, 1, 1]
+    assert kinds["first"].nunique() == 3
+    names = active.groupby(active.index.str.rstrip("0123456789"))["cluster_name"].first()
+    assert names["talker"] == "forum"
+    assert names["tester"] == "quizzes"
+    assert set(names["reader"].split(" + ")) == {"files", "pages"}
+    assert (active["distance"] >= 0).all()
+    rows: list[dict[str, Any]] = found.reset_index().to_dict("records")
+    assert any("forum" in words for words in cluster.marks(rows, int(kinds.loc["talker", "first"])))
+
+
+def test_two_runs_agree(spark: SparkSession, settings: Config) -> None:
+    empty(spark)
+    site().write(spark)
+    cluster.run(spark, settings, AS_OF)
+    cluster.run(spark, settings, AS_OF)
+    rows = spark.table(tables.COURSE_CLUSTER).toPandas()
+    assert len(rows) == 2 * 17
+    assert (rows.groupby("courseid")["cluster"].nunique() == 1).all()
+
+
+def test_without_page_views_contents_are_compared(spark: SparkSession, settings: Config) -> None:
+    found = clustered(spark, settings, site(views=False))
+    kinds = found[found["is_active"]].groupby(found[found["is_active"]].index.str[:4])["cluster"].nunique()
+    assert kinds["talk"] == kinds["test"] == kinds["read"] == 1
+    assert not found.loc["empty", "is_active"]
+    assert found.loc["dead", "is_active"], "it has a page, and nothing else is known of any course"
+
+
+def test_few_courses_are_one_cluster(spark: SparkSession, settings: Config) -> None:
+    lake = Lake()
+    lake.course(1, START, 28, "only")
+    lake.resource(100, 1, "page")
+    for user in range(1, 5):
+        lake.enrol(user, 1)
+        for days in range(28):
+            lake.act(user, 100, days + 0.5)
+    found = clustered(spark, settings, lake)
+    assert found.loc["only", ["cluster", "cluster_name"]].tolist() == [0, "balanced"]
+
+
+def test_no_course_is_no_failure(spark: SparkSession, settings: Config) -> None:
+    assert clustered(spark, settings, Lake()).empty
+
+
+@pytest.mark.parametrize(
+    ("centroids", "names"),
+    [
+        ([[2, 0], [0, 2], [0, 0]], ["files", "forum", "balanced"]),
+        ([[2, 1.5]], ["files + forum"]),
+        ([[2, 0], [3, 0]], ["files, quiet", "files, busy"]),
+        ([[2, 0], [3, 0], [4, 0]], ["files, quiet", "files, middling", "files, busy"]),
+    ],
+)
+def test_names_are_telling_and_unique(centroids: list[list[float]], names: list[str]) -> None:
+    busy = [float(i) for i in range(len(centroids))]
+    assert cluster.name_clusters(np.array(centroids, float), ["files", "forum"], busy) == names

@@ -1,0 +1,257 @@
+"""Weekly features: what they count, what they must not know."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from model_lake import AS_OF, TERMS, Lake, day, small_site
+from moodle_lakehouse import asof, features, tables
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+START = dt.datetime(2024, 3, 4, tzinfo=dt.UTC)
+
+
+def rows_of(spark: SparkSession, lake: Lake, as_of: dt.datetime | None = None, **options: Any) -> pd.DataFrame:
+    cut = (lambda frame, table: asof.cut(frame, table, as_of)) if as_of else None
+    frame = features.build(lake.sources(spark, cut, **options), as_of)
+    return frame.toPandas().set_index(["userid", "courseid", "week"]).sort_index()
+
+
+@pytest.fixture(scope="module")
+def course() -> Lake:
+    """Courses of four weeks. In 7 student 1 works, 2 does little, 3 leaves at the cutoff of week 2, 4 comes late."""
+    lake = Lake()
+    lake.course(7, START, 28)
+    lake.resource(71, 7, "page")
+    lake.resource(72, 7, "assign", due=5)
+    lake.resource(73, 7, "quiz", due=9)
+    lake.resource(74, 7, "quiz", due=11)
+    lake.enrol(1, 7, at=-10)
+    lake.enrol(2, 7, at=-1)
+    lake.enrol(3, 7, at=-2, left=14)
+    lake.enrol(4, 7, at=8)
+    for days in (0.5, 0.6, 1.5, 8.0, 15.0):
+        lake.act(1, 71, days)
+    lake.act(1, 72, 3.0, crud="u")
+    lake.act(2, 71, 6.999)
+    lake.submit(1, 72, 3.0)
+    lake.grade(1, 72, 8.0, 0.9, weight=30)
+    lake.submit(1, 73, 8.0)
+    lake.grade(1, 73, 8.0, 0.5, weight=10)
+    lake.submit(2, 72, 6.0)
+    lake.submit(2, 73, 10.0, status="draft")
+    lake.rows[tables.ENROLMENT_ATTRIBUTE] = [(1, 7, "studied credits", 60.0), (2, 7, "other", 1.0)]
+
+    lake.course(8, START, 28)
+    lake.resource(81, 8, "page")
+    lake.resource(82, 8, "assign", due=5)
+    lake.resource(83, 8, "assign", due=20)
+    lake.resource(84, 8, "assign", due=6, deleted=3)
+    for user in (11, 12, 13, 14):
+        lake.enrol(user, 8)
+    lake.submit(11, 83, 3.0)
+    lake.grade(12, 82, -1, 0.7)
+    lake.grade(13, 82, -1, 0.0)
+    lake.act(14, 81, 1.0)
+    lake.act(14, 81, 2.0, is_staff=True)
+    lake.act(14, 81, 2.0, edulevel=1)
+    lake.act(14, 81, 2.0, target="user_enrolment")
+    lake.act(14, 81, 2.0, target="course", action="completed")
+    lake.act(99, 81, 2.0)  # enrolled nowhere
+    return lake
+
+
+@pytest.fixture(scope="module")
+def known(spark: SparkSession, course: Lake) -> pd.DataFrame:
+    return rows_of(spark, course, attributes=["studied credits"])
+
+
+def test_rows_are_the_risk_set(known: pd.DataFrame) -> None:
+    weeks = {user: sorted(known.loc[user].index.get_level_values("week")) for user in (1, 2, 3, 4)}
+    assert weeks[1] == weeks[2] == weeks[4] == [0, 1, 2, 3, 4]
+    assert weeks[3] == [0, 1], "an end at the very cutoff has happened by then"
+    assert known["enrolled"].loc[4].tolist() == [False, False, True, True, True]
+    assert known["cutoff_at"].loc[(1, 7, 2)] == pd.Timestamp("2024-03-18")
+
+
+def test_activity_counts_what_lies_strictly_before_the_cutoff(known: pd.DataFrame) -> None:
+    one = known.loc[(1, 7)]
+    assert one["events"].tolist() == [0, 4, 5, 6, 6]
+    assert one["active_days"].tolist() == [0, 3, 4, 5, 5]
+    assert one["resources"].tolist() == [0, 2, 2, 2, 2]
+    assert one["writes"].tolist() == [0, 1, 1, 1, 1]
+    assert one["content"].tolist() == [0, 3, 4, 5, 5]
+    assert one["events_2w"].tolist() == [0, 4, 5, 2, 1]
+    assert one["days_since_access"].iloc[2] == pytest.approx(6.0)
+    two = known.loc[(2, 7)]
+    assert two["events"].tolist() == [0, 1, 1, 1, 1]
+    assert two["days_since_access"].iloc[0] == pytest.approx(1.0), "without access it counts from the enrolment"
+    assert known.loc[(3, 7, 1), "days_since_access"] == pytest.approx(9.0)
+
+
+def test_submissions_meet_the_calendar(known: pd.DataFrame) -> None:
+    one, two = known.loc[(1, 7)], known.loc[(2, 7)]
+    assert one["due"].tolist() == [0, 1, 3, 3, 3]
+    assert one["handed_in"].tolist() == [0, 1, 2, 2, 2]
+    assert math.isnan(one["handed_in_share"].iloc[0])
+    assert one["handed_in_share"].tolist()[1:] == pytest.approx([1, 2 / 3, 2 / 3, 2 / 3])
+    assert one["last_due_share"].tolist()[1:] == pytest.approx([1, 0.5, 0.5, 0.5])
+    assert two["handed_in"].tolist() == [0, 1, 1, 1, 1], "a draft is not handed in"
+    assert two["on_time_share"].tolist()[1:] == pytest.approx([0, 0, 0, 0]), "a day late"
+    assert two["last_due_share"].tolist()[1:] == pytest.approx([1, 0, 0, 0])
+    assert one["days_early"].iloc[1] == pytest.approx(2.0)
+    assert one["days_since_submission"].iloc[2] == pytest.approx(6.0)
+    assert one["handed_in_ahead"].tolist() == [0, 0, 0, 0, 0]
+
+
+def test_grades_count_once_they_are_given(known: pd.DataFrame) -> None:
+    one = known.loc[(1, 7)]
+    assert math.isnan(one["grade_avg"].iloc[1])
+    assert one["grade_avg"].iloc[2] == pytest.approx((30 * 0.9 + 10 * 0.5) / 40)
+    assert one["grade_last"].iloc[2] == pytest.approx(0.9), "of two grades in one second the better"
+
+
+def test_cohort_is_who_is_enrolled_at_the_cutoff(known: pd.DataFrame) -> None:
+    first = known.xs((7, 1), level=("courseid", "week"))
+    enrolled = first.loc[first["enrolled"], "handed_in_share"]
+    assert enrolled.index.tolist() == [1, 2, 3]
+    assert first.loc[1, "handed_in_vs"] == pytest.approx(1 - enrolled.mean())
+    start = known.xs((7, 0), level=("courseid", "week"))
+    assert start.loc[4, "lead_days"] == 0.0, "of who is not enrolled yet only that is known"
+    others = start.loc[[1, 2, 3], "lead_days"]
+    assert start.loc[1, "lead_z"] == pytest.approx((10 - others.mean()) / others.std())
+
+
+def test_ahead_of_its_date_is_ahead(known: pd.DataFrame) -> None:
+    own = known.loc[(11, 8)]
+    assert own["handed_in_ahead"].tolist() == [0, 1, 1, 0, 0]
+    assert own["due"].tolist() == [0, 1, 1, 2, 2], "what was deleted before its date was never due"
+    assert own["handed_in"].tolist() == [0, 0, 0, 1, 1]
+
+
+def test_a_result_without_submission_is_credited_but_a_zero_is_not(known: pd.DataFrame) -> None:
+    assert known.loc[(12, 8), "credited"].tolist() == [1] * 5
+    assert known.loc[(12, 8), "handed_in"].tolist() == [0, 1, 1, 1, 1]
+    assert known.loc[(13, 8), "credited"].tolist() == [0] * 5
+    assert known.loc[(13, 8), "handed_in_share"].tolist()[1:] == [0.0] * 4
+
+
+def test_what_is_no_activity_of_a_student(known: pd.DataFrame) -> None:
+    assert known.loc[(14, 8), "events"].tolist() == [0, 1, 1, 1, 1]
+    assert 99 not in known.index.get_level_values("userid")
+
+
+def test_configured_attributes_become_columns(known: pd.DataFrame) -> None:
+    assert known.loc[(1, 7, 0), "attr_studied_credits"] == 60.0
+    assert math.isnan(known.loc[(2, 7, 0), "attr_studied_credits"])
+
+
+def test_nothing_after_the_cutoff_is_known(spark: SparkSession, course: Lake, known: pd.DataFrame) -> None:
+    """The leak: whatever is planted at or after a cutoff leaves the rows up to it as they were."""
+    planted = Lake()
+    planted.starts, planted.due = course.starts, course.due
+    planted.modname, planted.course_of = course.modname, course.course_of
+    planted.rows = {table: list(rows) for table, rows in course.rows.items()}
+    planted.act(2, 71, 14.0)
+    planted.act(2, 74, 20.0, crud="u")
+    planted.submit(2, 74, 14.0)
+    planted.submit(2, 73, 15.0)
+    planted.grade(2, 72, 14.0, 0.1)
+    planted.resource(75, 7, "assign", due=14)
+    enrolments = planted.rows[tables.FACT_ENROLMENT]
+    two = next(row for row in enrolments if row[0] == 2)
+    enrolments[enrolments.index(two)] = (*two[:4], day(START, 15), two[5], two[6])
+    changed = rows_of(spark, planted, attributes=["studied credits"])
+    upto = known.index.get_level_values("week") <= 2
+    pd.testing.assert_frame_equal(
+        changed[changed.index.get_level_values("week") <= 2], known[upto], check_exact=False, rtol=1e-12
+    )
+    assert (2, 7, 3) not in changed.index, "the planted end is seen once it has happened"
+
+
+def test_rows_are_those_of_a_lake_that_ends_at_their_cutoff(spark: SparkSession) -> None:
+    """The whole table against the whole table as it stood: no source may look ahead."""
+    lake, week = small_site(students=25), 3
+    cutoff = TERMS[1] + dt.timedelta(days=7 * week)
+    then, now = rows_of(spark, lake, as_of=cutoff), rows_of(spark, lake)
+    pick = [(u, c, w) for u, c, w in now.index if c // 10 == 2 and w == week and now.loc[(u, c, w), "enrolled"]]
+    assert len(pick) > 30
+    pd.testing.assert_frame_equal(then.loc[pick], now.loc[pick], check_exact=False, rtol=1e-12)
+    assert (then["cutoff_at"] <= pd.Timestamp(cutoff).tz_localize(None)).all()
+    assert then.xs(20, level="courseid").index.get_level_values("week").max() == week
+
+
+def test_relative_features_do_not_depend_on_the_course(spark: SparkSession) -> None:
+    """The same course three years later, its cohort twice: nothing that the model sees changes."""
+    one, two = Lake(), Lake()
+    for lake, start, copies in ((one, START, 1), (two, START + dt.timedelta(days=1001), 2)):
+        lake.course(7, start, 28)
+        lake.resource(71, 7, "page")
+        lake.resource(72, 7, "assign", due=5)
+        for copy, user in itertools.product(range(copies), range(1, 6)):
+            lake.enrol(100 * copy + user, 7, at=-user)
+            lake.act(100 * copy + user, 71, 2.0 + user)
+            if user % 2:
+                lake.submit(100 * copy + user, 72, 1.0 * user)
+    names = [f.name for f in features.FEATURES if not f.name.endswith("_z")]
+    first, second = rows_of(spark, one)[names], rows_of(spark, two)[names].loc[1:5]
+    pd.testing.assert_frame_equal(first, second, check_exact=False, rtol=1e-9)
+
+
+def test_table_is_read_back_only_for_what_it_was_made_of(
+    lake: SparkSession, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = small_site(students=4)
+    site.write(lake)
+    features.run(lake, settings, AS_OF)
+    assert lake.table(tables.ENROLMENT_WEEK).where("courseid >= 30").agg(F.max("week")).first()[0] == 3  # type: ignore[index]
+    computed: list[dt.datetime | None] = []
+    monkeypatch.setattr(features, "build", lambda src, as_of: computed.append(as_of))
+    features.read(lake, settings, AS_OF)
+    assert computed == []
+    later = AS_OF + dt.timedelta(days=7)
+    features.read(lake, settings, later)
+    assert computed == [later], "another moment"
+    site.act(2100, 300, 2.0)
+    site.write(lake)
+    features.read(lake, settings, AS_OF)
+    assert computed == [later, AS_OF], "other data"
+
+
+def test_every_feature_is_a_column_with_a_known_direction() -> None:
+    names = [feature.name for feature in features.FEATURES]
+    assert len(set(names)) == len(names)
+    assert all(feature.risk in (-1, 0, 1) for feature in features.FEATURES)
+    assert not {"userid", "courseid", "week", "progress"} & set(names)
+
+
+def test_risk_set_of_real_records(spark: SparkSession, test_data: Path) -> None:
+    """OULAD's 2013J: as many students at each week as the protocol's reference has."""
+
+    def csv(name: str) -> pd.DataFrame:
+        with gzip.open(test_data / "oulad-2013" / f"{name}.csv.gz", "rt", encoding="utf-8") as file:
+            return pd.read_csv(file, na_values="?")
+
+    by = ["code_module", "code_presentation"]
+    courses = csv("courses").query("code_presentation == '2013J'").reset_index(drop=True)
+    courses["courseid"] = courses.index + 2
+    start = dt.datetime(2013, 10, 1, tzinfo=dt.UTC)
+    lake = Lake()
+    for course in courses.itertuples():
+        lake.course(int(course.courseid), start, int(course.module_presentation_length), course.code_module)
+    students = csv("studentRegistration").merge(courses, on=by)
+    for student in students.itertuples():
+        at = 0.0 if math.isnan(student.date_registration) else student.date_registration
+        left = None if math.isnan(student.date_unregistration) else student.date_unregistration
+        lake.enrol(int(student.id_student), int(student.courseid), at, left)
+    counted = features.build(lake.sources(spark), None).groupBy("week").count().toPandas().set_index("week")["count"]
+    reference = {0: 7903, 2: 7763, 4: 7683, 8: 7465, 12: 7310, 16: 7068, 20: 6899}
+    assert {week: int(counted[week]) for week in reference} == reference

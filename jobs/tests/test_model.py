@@ -1,0 +1,294 @@
+"""Training, the registry, scores and reasons, on a small site of three terms."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import config_document
+from model_lake import AS_OF, SCHEMAS, TERMS, WEEKS, small_site
+from moodle_lakehouse import config as configuration
+from moodle_lakehouse import features, labels, model, model_learn, model_reasons, report, tables
+from moodle_lakehouse.errors import LakehouseError
+from moodle_lakehouse.model_registry import Registry
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+# Of a small site the leaves must be smaller, else no tree grows.
+SMALL_TREES = {**model_learn.TREES, "n_estimators": 30, "min_child_weight": 20.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A site after features, train and score."""
+
+    spark: SparkSession
+    config: configuration.Config
+    risk: pd.DataFrame
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_trees() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_learn, "TREES", SMALL_TREES)
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        yield
+
+
+def settings_in(folder: Path, **analytics: Any) -> configuration.Config:
+    """A configuration whose MLflow is a folder."""
+    document: dict[str, Any] = config_document(folder)
+    document["mlflow"]["tracking_uri"] = (folder / "mlflow").as_uri()
+    document["analytics"].update(analytics)
+    return configuration.parse(document, "test")
+
+
+def empty(spark: SparkSession) -> None:
+    for table in (*SCHEMAS, tables.ENROLMENT_WEEK, tables.STUDENT_RISK, tables.COURSE_CLUSTER):
+        spark.sql(f"DROP TABLE IF EXISTS {table} PURGE")
+
+
+@pytest.fixture(scope="module")
+def site(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    empty(spark)
+    settings = settings_in(tmp_path_factory.mktemp("site"))
+    small_site().write(spark)
+    features.run(spark, settings, AS_OF)
+    model.train(spark, settings, AS_OF)
+    model.score(spark, settings, AS_OF)
+    risk = spark.table(tables.STUDENT_RISK).toPandas().set_index(["userid", "courseid"]).sort_index()
+    return Site(spark, settings, risk)
+
+
+def test_who_is_scored(site: Site) -> None:
+    """Students of the running courses whose enrolment is open at the moment; nobody else."""
+    moment = F.lit(AS_OF)
+    open_at = (F.col("unenrolled_at").isNull() | (F.col("unenrolled_at") >= moment)) & (F.col("enrolled_at") < moment)
+    rows = site.spark.table(tables.FACT_ENROLMENT).where("courseid >= 30").where(open_at).collect()
+    assert set(site.risk.index) == {(row["userid"], row["courseid"]) for row in rows}
+    assert len(rows) > 100
+    assert set(site.risk["week"]) == {3}
+    assert site.risk["run_id"].nunique() == 1
+    assert list(site.spark.table(tables.STUDENT_RISK).columns) == list(model.RISK_COLUMNS)
+
+
+def test_probabilities_tell_who_will_fail(site: Site) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    later = site.spark.table(tables.FACT_ENROLMENT).where("courseid >= 30").toPandas().set_index(["userid", "courseid"])
+    failed = later.loc[site.risk.index, "completed_at"].isna()
+    assert roc_auc_score(failed, site.risk["probability"]) > 0.75
+    assert abs(failed.mean() - site.risk["probability"].mean()) < 0.15
+    assert site.risk["probability"].between(0, 1).all()
+
+
+def test_bands_and_changes(site: Site) -> None:
+    risk = site.risk
+    expected = np.where(risk["probability"] >= 0.6, "high", np.where(risk["probability"] >= 0.3, "medium", "low"))
+    assert risk["band"].tolist() == expected.tolist()
+    champion = Registry(site.config.mlflow).champion()
+    assert champion is not None
+    assert set(risk["model_version"]) == {champion.version}
+    before = site.spark.table(tables.ENROLMENT_WEEK).where("courseid >= 30 and week = 2 and enrolled")
+    earlier = model_learn.predict(champion.model, before, ("userid", "courseid")).toPandas()
+    earlier = earlier.set_index(["userid", "courseid"])["probability"].reindex(risk.index)
+    pd.testing.assert_series_equal(risk["change"], risk["probability"] - earlier, check_names=False, atol=1e-9)
+
+
+def test_reasons_say_what_is_worse_than_the_course(site: Site) -> None:
+    worst = site.risk.sort_values("probability", ascending=False).head(10)
+    assert worst["reason_1"].notna().all()
+    assert worst["reason_3"].notna().any()
+    assert worst["reason_1"].str.contains("course:").all()
+    told = site.risk[["reason_1", "reason_2", "reason_3"]]
+    assert not (told["reason_1"].isna() & told["reason_2"].notna()).any(), "reasons are filled from the first"
+    best = site.risk.sort_values("probability").head(10)
+    assert best["reason_1"].isna().sum() >= worst["reason_1"].isna().sum()
+
+
+def test_contributions_are_exact(site: Site) -> None:
+    """TreeSHAP: a row's contributions and the booster's bias sum up to its margin."""
+    champion = Registry(site.config.mlflow).champion()
+    assert champion is not None
+    rows = site.spark.table(tables.ENROLMENT_WEEK).where("courseid = 30 and week = 3")
+    found = model_learn.predict(champion.model, rows, ("userid",), contributions=True).toPandas()
+    rest = found["margin"] - found["contributions"].map(sum)
+    assert rest.max() - rest.min() < 1e-4
+
+
+def test_risk_moves_only_the_sensible_way(site: Site) -> None:
+    """More handed in never raises a risk, a longer absence never lowers it, whatever the rest of the row."""
+    champion = Registry(site.config.mlflow).champion()
+    assert champion is not None
+    rows = site.spark.table(tables.ENROLMENT_WEEK).where("courseid = 30 and week = 3").persist()
+    for name, direction in (("handed_in_share", -1), ("handed_in_vs", -1), ("days_since_access_vs", 1)):
+        low = model_learn.predict(champion.model, rows.withColumn(name, F.lit(0.1)), ("userid",)).toPandas()
+        high = model_learn.predict(champion.model, rows.withColumn(name, F.lit(0.9)), ("userid",)).toPandas()
+        assert ((high["margin"] - low["margin"]) * direction >= -1e-6).all(), name
+    rows.unpersist()
+
+
+def test_the_same_data_give_the_same_model(site: Site) -> None:
+    rows, _ = model.training_rows(site.spark, site.config, AS_OF)
+    rows = rows.persist()
+    one, two = model_learn.fit(rows, "non_completion"), model_learn.fit(rows.repartition(3), "non_completion")
+    assert one == two
+    rows.unpersist()
+
+
+def test_the_registry_keeps_what_scores_need(site: Site) -> None:
+    import mlflow
+
+    champion = Registry(site.config.mlflow).champion()
+    assert champion is not None
+    spec = champion.model.spec
+    assert spec.label == "non_completion"
+    assert spec.features[: len(features.FEATURES)] == tuple(f.name for f in features.FEATURES)
+    assert spec.slope > 0
+    run = mlflow.search_runs(experiment_names=[site.config.mlflow.experiment], output_format="list")[0]
+    assert run.data.metrics["auc"] > 0.75
+    assert {"logistic_regression.auc", "days_since_last_access.brier", "week_auc"} <= set(run.data.metrics)
+    assert run.data.params["label"] == "non_completion"
+    loaded = mlflow.pyfunc.load_model(f"models:/{site.config.mlflow.model}@champion")
+    rows = site.spark.table(tables.ENROLMENT_WEEK).where("courseid = 30 and week = 3").orderBy("userid")
+    ours = model_learn.predict(champion.model, rows, ("userid",)).toPandas().set_index("userid")["probability"]
+    theirs = loaded.predict(rows.toPandas())
+    assert np.allclose(ours.sort_index(), theirs, atol=1e-6)
+
+
+def test_training_sees_finished_courses_only(site: Site) -> None:
+    rows, courses = model.training_rows(site.spark, site.config, AS_OF)
+    assert [course.courseid for course in courses] == [10, 11, 20, 21]
+    seen = rows.agg(F.collect_set("courseid").alias("courses"), F.collect_set("week").alias("weeks")).first()
+    assert seen is not None
+    assert sorted(seen["courses"]) == [10, 11, 20, 21]
+    assert sorted(seen["weeks"]) == [0, 1, 2, 3, 4, 6]
+
+
+def test_the_latest_finished_term_is_held_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What calibrates and measures comes from courses that the booster behind it never saw."""
+    taught: list[list[int]] = []
+    fit = model_learn.fit
+
+    def spy(rows: Any, label: str) -> model_learn.Model:
+        taught.append(sorted(row["courseid"] for row in rows.select("courseid").distinct().collect()))
+        return fit(rows, label)
+
+    monkeypatch.setattr(model_learn, "fit", spy)
+    rows, courses = model.training_rows(site.spark, site.config, AS_OF)
+    rows = rows.persist()
+    _, held_out = model_learn.learn(rows, courses, "non_completion")
+    assert taught == [[10, 11], [10, 11, 20, 21]]
+    assert sorted(row["courseid"] for row in held_out.select("courseid").distinct().collect()) == [20, 21]
+    taught.clear()
+    _, held_out = model_learn.learn(rows.where("courseid < 20"), courses[:2], "non_completion")
+    assert sorted(taught) == [[10], [10, 11], [11]], "one term: its courses are held out in turn"
+    assert sorted(row["courseid"] for row in held_out.select("courseid").distinct().collect()) == [10, 11]
+    rows.unpersist()
+
+
+def test_too_little_data_is_refused_and_told(
+    spark: SparkSession, site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While no course is over nothing is trained and nothing is scored, and the report says why."""
+    early = TERMS[0] + dt.timedelta(days=20)
+    settings = settings_in(tmp_path)
+    with caplog.at_level(logging.WARNING, logger="moodle_lakehouse"):
+        model.train(spark, settings, early)
+        model.score(spark, settings, early)
+    assert "0 finished courses with an outcome (over on 2024-02-25); at least 2 are needed" in caplog.text
+    assert "holds no champion" in caplog.text
+    text = report.render(spark, settings, early)
+    assert "Too little data to learn from" in text
+    assert spark.table(tables.STUDENT_RISK).select("run_id").distinct().count() == 1
+
+
+def test_unreachable_mlflow_is_one_message(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = dataclasses.replace(site.config.mlflow, tracking_uri="http://127.0.0.1:9/mlflow")
+    with pytest.raises(LakehouseError, match="MLflow did not read the champion"):
+        Registry(away).champion()
+
+
+def courses_at(*days: int) -> list[model_learn.Course]:
+    start = dt.datetime(2024, 1, 1)
+    return [model_learn.Course(i, f"C{i}", start + dt.timedelta(days=d), 100, 50) for i, d in enumerate(days)]
+
+
+def test_terms_are_told_apart_by_their_starts() -> None:
+    found = model_learn.terms(courses_at(0, 7, 200, 228, 400))
+    assert [[course.courseid for course in term] for term in found] == [[0, 1], [2, 3], [4]]
+    assert model_learn.can_hold_out_term(courses_at(0, 200))
+    assert not model_learn.can_hold_out_term(courses_at(0, 7))
+
+
+def test_folds_keep_courses_whole() -> None:
+    found = model_learn.folds(courses_at(*range(7)))
+    assert len(found) == model_learn.FOLDS
+    assert sorted(course.courseid for fold in found for course in fold) == list(range(7))
+
+
+def test_what_is_missing_is_said_at_once() -> None:
+    few = [dataclasses.replace(courses_at(0)[0], students=30, positives=5)]
+    with pytest.raises(model_learn.TooLittleDataError) as refusal:
+        model_learn.check_enough(few, ["C9"], "withdrawal", "over by now")
+    text = str(refusal.value)
+    for part in ("1 finished courses", "30 enrolments", "leaving the course before its end", "C9"):
+        assert part in text
+
+
+def test_calibration_of_a_model_that_tells_nothing_is_the_base_rate() -> None:
+    counts = pd.DataFrame({"margin": [0.0, 1.0, 0.0, 1.0], "label": [1.0, 0.0, 0.0, 1.0], "rows": [30, 30, 10, 10]})
+    slope, intercept = model_learn._platt(counts)
+    assert slope == 0
+    assert 1 / (1 + np.exp(-intercept)) == pytest.approx(0.5)
+
+
+def test_spec_survives_json() -> None:
+    import json
+
+    spec = model_learn.Spec("withdrawal", ("a", "b"), (1, 0), {"b": ["x", "y"]}, 1.5, -0.25)
+    assert model_learn.Spec.from_json(json.loads(model_learn.dump(spec))) == spec
+
+
+@pytest.mark.parametrize(
+    ("group", "own", "course", "words"),
+    [
+        ("handed_in", 0.25, 0.8, "handed in 25 % of what was due (course: 80 %)"),
+        ("last_due", 0.0, 0.9, "has not handed in what was due last (course: 90 %)"),
+        ("days_since_access", 16.2, 3.0, "last seen in the course 16 days ago (course: 3)"),
+        ("lead", -2.0, 30.0, "enrolled 2 days after the start (course: 30 days before)"),
+        ("practice", 0.0, 12.25, "has not used quizzes and exercises yet (course: 12.2)"),
+        ("trend", np.log(0.2), np.log(0.9), "activity at 20 % of the weeks before (course: 90 %)"),
+        ("days_early", -1.5, 2.0, "hands in 1.5 days after the date (course: 2.0 days before)"),
+        ("handed_in", 0.9, 0.8, None),
+        ("days_since_access", 1.0, 3.0, None),
+        ("grade_avg", None, 0.7, "no grade yet (course: 70 % on average)"),
+        ("handed_in", None, 0.7, None),
+        ("attr_num_of_prev_attempts", 2.0, 0.2, "num of prev attempts: 2 (course: 0.2)"),
+        ("attr_num_of_prev_attempts", 0.0, 0.2, None),
+    ],
+)
+def test_sentences(group: str, own: float | None, course: float, words: str | None) -> None:
+    figure = group if group.startswith("attr_") else model_reasons.REASON[group].figure
+    row = {figure: own, f"cohort_{figure}": course}
+    assert model_reasons.sentence(group, row, {"attr_num_of_prev_attempts": 1}) == words
+
+
+def test_every_feature_has_a_reason_that_can_be_told() -> None:
+    for feature in features.FEATURES:
+        assert feature.reason in model_reasons.REASON
+    for reason in model_reasons.REASON.values():
+        assert reason.figure in features.RAW
+
+
+def test_label_names_are_complete() -> None:
+    assert set(labels.NAMES) == set(labels.LABELS)
+    assert (AS_OF - TERMS[2]).days < WEEKS * 7
