@@ -73,6 +73,7 @@ class Site:
         self.created = created
         self.log = logs.Log()
         self._rows: dict[str, list[pa.Table]] = defaultdict(list)
+        self._single: dict[str, list[dict[str, Any]]] = defaultdict(list)  # rows that came alone
         self._next: dict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
         self._contexts: dict[int, dict[int, int]] = defaultdict(dict)
         self._users: list[_Users] = []
@@ -87,6 +88,10 @@ class Site:
         ids = columns.pop("id", None)
         if ids is None:
             ids = self.new_ids(table, size)
+        if size == 1 and all(not _is_column(value) or len(value) == 1 for value in columns.values()):
+            row = {name: _only(value) if _is_column(value) else value for name, value in columns.items()}
+            self._single[table].append({"id": int(ids[0]), **row})
+            return np.asarray(ids)
         arrays = {"id": pa.array(ids)}
         for name, value in columns.items():
             array = pa.array(value) if _is_column(value) else pa.repeat(pa.scalar(value), size)
@@ -104,6 +109,10 @@ class Site:
         """Every table that has rows, each as Arrow tables of equal columns in the order of their ids."""
         for name in schema.tables():
             parts = self._rows.pop(name, [])
+            kinds: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+            for row in self._single.pop(name, []):
+                kinds[tuple(row)].append(row)
+            parts += [pa.Table.from_pylist(rows) for rows in kinds.values()]
             if parts:
                 table = pa.concat_tables(parts, promote_options="permissive")
                 table = table.sort_by("id")
@@ -423,6 +432,10 @@ def _dotted(value: int) -> str:
 
 def _empty(values: pa.Array) -> pa.Array:
     return pa.nulls(len(values), values.type)
+
+
+def _only(values: Any) -> Any:
+    return values[0].as_py() if isinstance(values, (pa.Array, pa.ChunkedArray)) else values[0]
 
 
 def _is_column(value: Any) -> bool:

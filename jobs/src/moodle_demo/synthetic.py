@@ -59,7 +59,13 @@ class Parameters:
 
     def check(self) -> None:
         """Raise UsageError on a size that makes no site."""
-        for name, low, high in (("courses", 3, 2000), ("students", 20, 200_000), ("log_rows", 1000, 200_000_000)):
+        ranges = (
+            ("seed", 0, 2**31 - 1),
+            ("courses", 3, 2000),
+            ("students", 20, 200_000),
+            ("log_rows", 1000, 200_000_000),
+        )
+        for name, low, high in ranges:
             value = getattr(self, name)
             if not low <= value <= high:
                 option = "--" + name.replace("_", "-")

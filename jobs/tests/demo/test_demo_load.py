@@ -170,7 +170,7 @@ def test_a_server_without_local_infile_says_what_to_set(load, database) -> None:
         (("--dataset", "oulad", "--oulad-dir", "/nowhere", "--seed", "1"), "synthetic"),
         (("--dataset", "synthetic", "--dump", "x.sql"), "dump"),
         (("--dataset", "synthetic", "--log-rows", "1"), "--log-rows"),
-        (("--dataset", "synthetic", "--students", "2000", "--log-rows", "5000"), "Give at least"),
+        (("--dataset", "synthetic", "--students", "200", "--log-rows", "1000"), "Give at least"),
         (("--dataset", "synthetic", "--prefix", "mdl-"), "prefix"),
     ],
 )
