@@ -6,7 +6,7 @@ import sys
 from pyarrow.fs import FileSelector, S3FileSystem
 
 
-def answer(user, secret, bucket):
+def answer(user: str, secret: str, bucket: str) -> int | str | None:
     """Return how many objects the user sees at the bucket's top, or None when the store refuses."""
     store = S3FileSystem(
         access_key=user, secret_key=secret, endpoint_override="minio:9000", scheme="http", region="us-east-1"
