@@ -48,7 +48,7 @@ def site(views: bool = True) -> Lake:
     lake.resource(5100, 51, "page")
     for user in range(1, 7):
         lake.enrol(user, 51)
-    lake.act(1, 5100, 3)
+    lake.act(1, 5100, 3)  # alone it does not make a log of views
     lake.course(52, START + dt.timedelta(days=60), 28, "later")
     return lake
 

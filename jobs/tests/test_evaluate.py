@@ -69,7 +69,7 @@ def test_a_split_without_training_or_test_courses_is_refused(spark: SparkSession
 
 def test_data_end_bounds_what_is_over(spark: SparkSession, settings: Config) -> None:
     end = evaluate.data_end(spark)
-    assert TERMS[1] + dt.timedelta(days=40) < end < TERMS[1] + dt.timedelta(days=43)
+    assert TERMS[1] + dt.timedelta(days=47) < end < TERMS[1] + dt.timedelta(days=50)
 
 
 def test_an_empty_lake_is_refused(spark: SparkSession, tmp_path: Path) -> None:

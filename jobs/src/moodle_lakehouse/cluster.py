@@ -40,6 +40,8 @@ INACTIVE = "inactive"
 
 # Below these a course is inactive: students' actions per student and week, share of its weeks with any, students.
 LEAST_RATE, LEAST_WEEKS, LEAST_STUDENTS = 0.5, 0.25, 3
+# A log in which fewer of the students' actions are views does not show how resources are used.
+LEAST_VIEWS = 0.1
 
 # What a resource type is for; types that are not listed count towards the totals only.
 TYPES = {
@@ -255,7 +257,8 @@ def assign(profiles: DataFrame) -> DataFrame:
     clusters each of them is in the one cluster 0.
     """
     # Without page views there is no use to tell apart, only contents; a course without any is inactive.
-    if profiles.where("viewed > 0").take(1):
+    totals = profiles.agg(F.sum("viewed").alias("viewed"), F.sum("actions").alias("actions")).first()
+    if totals is not None and (totals["viewed"] or 0) > LEAST_VIEWS * (totals["actions"] or 0):
         active = (
             (F.col("students") >= LEAST_STUDENTS)
             & (F.col("actions") >= LEAST_RATE * F.col("students") * F.col("weeks"))

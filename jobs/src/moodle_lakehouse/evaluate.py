@@ -79,7 +79,10 @@ def _measure(
 
 
 def data_end(spark: SparkSession) -> dt.datetime:
-    """The moment right after the last thing known: courses that end later are not over in these data."""
+    """A week after the last thing known, now at the latest: courses that end later are not over in these data.
+
+    The week is for courses whose last days are quiet.
+    """
     moments = {
         tables.FACT_EVENT: ("occurred_at",),
         tables.FACT_ENROLMENT: ("enrolled_at", "unenrolled_at", "completed_at"),
@@ -99,5 +102,5 @@ def data_end(spark: SparkSession) -> dt.datetime:
             where="lakehouse.curated",
             remedy="run ingest and curate on a Moodle with courses that are over",
         )
-    end = dt.datetime.fromtimestamp(max(last) + 1, dt.UTC)
+    end = dt.datetime.fromtimestamp(max(last) + features.WEEK, dt.UTC)
     return min(end, dt.datetime.now(dt.UTC))
