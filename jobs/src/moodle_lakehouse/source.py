@@ -23,7 +23,8 @@ _REMEDIES = {
     1049: "check the name of Moodle's database in the inventory",
     1130: "let the database accept this machine (CREATE USER ... @'host')",
     1142: "grant the user SELECT on Moodle's tables",
-    1698: "give the user a password: this account logs in by socket only",
+    # MariaDB says this of a user that does not exist as well as of one without a password.
+    1698: "check moodle user and password (an account that logs in by socket only needs a password)",
     2002: "check that the database runs and that host and port are right",
     2003: "check that the database runs and that host and port are right",
     2013: "the connection broke: check the network and the server's log",
