@@ -46,12 +46,13 @@ class Registry:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         if config.tracking_uri.startswith("http"):
             os.environ["MLFLOW_TRACKING_USERNAME"] = config.username
             os.environ["MLFLOW_TRACKING_PASSWORD"] = config.password()
         import mlflow
 
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
         self._mlflow = mlflow
         mlflow.set_tracking_uri(config.tracking_uri)
         mlflow.set_registry_uri(config.tracking_uri)
@@ -77,19 +78,15 @@ class Registry:
                     self._mlflow.log_dict(document, name)
                 from mlflow import pyfunc
 
-                logged = pyfunc.log_model(
+                version = pyfunc.log_model(
                     name="model",
                     loader_module=__name__,
                     data_path=str(data),
                     pip_requirements=["xgboost-cpu", "pandas", "numpy"],
-                )
-                if not any(found.name == self.config.model for found in self._client.search_registered_models(
-                    filter_string=f"name = '{self.config.model}'"
-                )):  # fmt: skip
-                    self._client.create_registered_model(self.config.model)
-                version = self._client.create_model_version(self.config.model, logged.model_uri, run.info.run_id)
-            self._client.set_registered_model_alias(self.config.model, CHAMPION, version.version)
-            return str(version.version)
+                    registered_model_name=self.config.model,
+                ).registered_model_version
+            self._client.set_registered_model_alias(self.config.model, CHAMPION, str(version))
+            return str(version)
 
     def champion(self) -> Registered | None:
         """The model that scores, or None when there is none yet."""
