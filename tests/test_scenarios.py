@@ -17,7 +17,6 @@ TIMEOUT = 30 * 60
 # Scenarios whose every step has not been seen to pass in one run yet. They run and are reported, and do not fail the build.
 # An entry leaves this list with the first run that passes: `./lakehouse test --scenario NAME --runxfail`.
 NOT_YET_SEEN_TO_PASS = {
-    "preflight": "its last step, an unreachable package source, has not passed",
     "stack": "converges on a VM; its idempotence, check and verify have not passed in one run",
 }
 # As molecule/shared/inventory/group_vars/all.yml computes it.
@@ -102,9 +101,11 @@ def destroy(scenario: str, runner: Runner, environment: dict[str, str]) -> dict[
 
 def changes_in_check_mode(output: str) -> list[str]:
     """Return the recap lines of the check action that tell a change."""
-    sections = re.split(r"➜ (\w+): Executing", output)
-    check = "".join(text for name, text in zip(sections[1::2], sections[2::2], strict=True) if name == "check")
-    return re.findall(r"^\S+ +: ok=\d+ +changed=[1-9].*$", check, re.MULTILINE)
+    sections = re.split(r"^INFO +\[\S+ > (\w+)\] Executing$", output, flags=re.MULTILINE)
+    check = dict(zip(sections[1::2], sections[2::2], strict=True)).get("check", "")
+    recaps = re.findall(r"^\S+ +: ok=\d+ +changed=\d+ .*$", check, re.MULTILINE)
+    assert recaps, "no recap of the check action: has Molecule's output changed?"
+    return [recap for recap in recaps if " changed=0 " not in recap]
 
 
 def diagnose(scenario: str) -> str:
@@ -116,8 +117,10 @@ def diagnose(scenario: str) -> str:
 
 
 def test_check_mode_reader() -> None:
-    recap = "PLAY RECAP ***\nvm : ok=3    changed={}    unreachable=0\n"
-    text = "INFO docker ➜ converge: Executing\n" + recap.format(5)
-    text += "INFO docker ➜ check: Executing\n" + recap.format("{}")
+    recap = "PLAY RECAP ***\nvm      : ok=3    changed={}    unreachable=0\n"
+    text = "INFO     [docker > converge] Executing\n" + recap.format(5) + "INFO     [docker > converge] Executed: Successful\n"
+    with pytest.raises(AssertionError, match="no recap"):
+        changes_in_check_mode(text)
+    text += "INFO     [docker > check] Executing\n" + recap.format("{}") + "INFO     [docker > check] Executed: Successful\n"
     assert changes_in_check_mode(text.format(0)) == []
-    assert changes_in_check_mode(text.format(2)) == ["vm : ok=3    changed=2    unreachable=0"]
+    assert changes_in_check_mode(text.format(2)) == ["vm      : ok=3    changed=2    unreachable=0"]
