@@ -117,10 +117,10 @@ def diagnose(scenario: str) -> str:
 
 
 def test_check_mode_reader() -> None:
-    recap = "PLAY RECAP ***\nvm      : ok=3    changed={}    unreachable=0\n"
-    text = "INFO     [docker > converge] Executing\n" + recap.format(5) + "INFO     [docker > converge] Executed: Successful\n"
+    action = "INFO     [docker > {}] Executing\nPLAY RECAP ***\nvm      : ok=3    changed={}    unreachable=0\n"
+    text = action.format("converge", 5)
     with pytest.raises(AssertionError, match="no recap"):
         changes_in_check_mode(text)
-    text += "INFO     [docker > check] Executing\n" + recap.format("{}") + "INFO     [docker > check] Executed: Successful\n"
+    text += action.format("check", "{}")
     assert changes_in_check_mode(text.format(0)) == []
     assert changes_in_check_mode(text.format(2)) == ["vm      : ok=3    changed=2    unreachable=0"]

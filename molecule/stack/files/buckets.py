@@ -17,7 +17,7 @@ def answer(user: str, secret: str, bucket: str) -> int | str | None:
         return None if "ACCESS_DENIED" in str(error) or "403" in str(error) or "Access" in str(error) else str(error)
 
 
-secrets = json.loads(sys.argv[1])
+secrets = json.load(sys.stdin)
 result = {
     f"{user} {bucket}": answer(user, secrets[user], bucket) for user in secrets for bucket in ("warehouse", "mlflow")
 }
