@@ -147,6 +147,7 @@ def pipeline_command(as_of: str | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of the console script."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # docker stop ends a job as Ctrl-C does
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
@@ -155,7 +156,6 @@ def run(arguments: list[str]) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("moodle_lakehouse").setLevel(logging.INFO)
     logging.getLogger("py4j").setLevel(logging.CRITICAL)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # docker stop ends a job as Ctrl-C does
     debug = "--debug" in arguments
     try:
         cli.main(arguments, prog_name="moodle-lakehouse", standalone_mode=False)

@@ -12,11 +12,12 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pyspark.ml.clustering import KMeans
+from pyspark.ml.clustering import KMeans, KMeansModel
 from pyspark.ml.feature import VectorAssembler
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 SEED = 7
 FEWEST, MOST = 3, 10  # clusters
 STARTS = 2  # KMeans finds a local optimum: the best of so many starts counts
+FITS_AT_ONCE = 4
 # A cluster holds at least this share of the active courses, else it is an oddity and no kind of course.
 SMALLEST = 0.08
 # Silhouettes this close are alike; of clusterings alike the one that tells more kinds apart is taken.
@@ -309,13 +311,10 @@ def _scaling(active: DataFrame, columns: Sequence[str]) -> tuple[dict[str, float
 
 def _place(scaled: DataFrame, names: Sequence[str], words: dict[str, str]) -> list[tuple[int, int, str, float]]:
     """courseid, cluster, name and distance of every active course: as many rows as there are courses."""
-    points = scaled.select("courseid", "rate_all", *names).orderBy("courseid").coalesce(1).persist()
-    try:
-        rows: pd.DataFrame = points.toPandas()  # type: ignore[assignment]
-        values = rows[list(names)].to_numpy(float)
-        centroids = _kmeans(points, names, values)
-    finally:
-        points.unpersist()
+    collected: pd.DataFrame = scaled.toPandas()  # type: ignore[assignment]
+    rows = collected.sort_values("courseid", ignore_index=True)
+    values = rows[list(names)].to_numpy(float)
+    centroids = _kmeans(scaled.sparkSession, names, values)
     cluster, distance = _nearest(values, centroids)
     busy = [float(rows["rate_all"][cluster == number].mean()) for number in range(len(centroids))]
     called = name_clusters(centroids, [words[name] for name in names], busy)
@@ -323,23 +322,38 @@ def _place(scaled: DataFrame, names: Sequence[str], words: dict[str, str]) -> li
     return [(int(i), int(c), called[c], float(d)) for i, c, d in zip(ids, cluster, distance, strict=True)]
 
 
-def _kmeans(points: DataFrame, names: Sequence[str], values: np.ndarray) -> np.ndarray:
-    """The centroids of the chosen number of clusters; one centroid where the courses are too few or too alike."""
+def _kmeans(spark: SparkSession, names: Sequence[str], values: np.ndarray) -> np.ndarray:
+    """The centroids of the chosen number of clusters; one centroid where the courses are too few or too alike.
+
+    values: a row a course, in the courses' order.
+    """
     from sklearn.metrics import silhouette_score
 
     count = len(values)
     one = values.mean(axis=0, keepdims=True) if count else np.zeros((0, len(names)))
     if count < 2 * FEWEST or not names:
         return one
+    # Made anew from the values: every job of every fit would carry along the plan that they came from.
+    points = spark.createDataFrame(pd.DataFrame(values, columns=list(names))).coalesce(1)
     assembled = (
         VectorAssembler(inputCols=list(names), outputCol="features").transform(points).select("features").persist()
     )
     least = max(2, round(SMALLEST * count))
     found: list[tuple[float, np.ndarray]] = []
+
+    def fit(k: int, start: int) -> KMeansModel:
+        return KMeans(k=k, seed=SEED + start, maxIter=30).fit(assembled)
+
     try:
-        for k in range(FEWEST, min(MOST, count // 2) + 1):
-            fitted = [KMeans(k=k, seed=SEED + start, maxIter=30).fit(assembled) for start in range(STARTS)]
-            best = min(fitted, key=lambda model: model.summary.trainingCost)
+        # A fit of a few hundred courses is a row of very short Spark jobs: the cluster waits for the driver, so
+        # several go on at once.
+        with ThreadPoolExecutor(max_workers=FITS_AT_ONCE, thread_name_prefix="kmeans") as pool:
+            fits = [
+                [pool.submit(fit, k, start) for start in range(STARTS)]
+                for k in range(FEWEST, min(MOST, count // 2) + 1)
+            ]
+        for starts in fits:
+            best = min((task.result() for task in starts), key=lambda model: model.summary.trainingCost)
             centroids = np.array(best.clusterCenters())
             cluster, _ = _nearest(values, centroids)
             if len(np.unique(cluster)) < 2 or np.bincount(cluster, minlength=len(centroids)).min() < least:

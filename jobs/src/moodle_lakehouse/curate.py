@@ -27,6 +27,7 @@ from moodle_lakehouse import ops, tables
 from moodle_lakehouse.config import Config, EnrolmentAttributes
 from moodle_lakehouse.errors import LakehouseError
 
+SPLIT_BYTES = 4 * 1024 * 1024
 SITE_COURSE = 1
 GUEST = 1
 CONTEXT_COURSE = 50
@@ -96,11 +97,14 @@ class RawTables:
 
     def select(self, name: str, columns: str) -> DataFrame:
         """A raw table with the given columns (DDL)."""
-        found = self._spark.table(tables.raw(name)) if name in self._names else None
-        return shaped(self._spark, found, columns)
+        return shaped(self._spark, self.all_columns(name), columns)
 
     def all_columns(self, name: str) -> DataFrame | None:
-        return self._spark.table(tables.raw(name)) if name in self._names else None
+        """A raw table as it is, None when there is none."""
+        if name not in self._names:
+            return None
+        # A million rows of the log take some 12 MB: smaller splits than usual keep every core busy.
+        return self._spark.read.option("split-size", SPLIT_BYTES).table(tables.raw(name))
 
 
 def shaped(spark: SparkSession, df: DataFrame | None, columns: str) -> DataFrame:
@@ -549,61 +553,71 @@ def run(spark: SparkSession, config: Config) -> dict[str, int]:
 
 
 def _write_all(spark: SparkSession, config: Config, raw: RawTables) -> dict[str, int]:
+    attributes = config.analytics.enrolment_attributes
     events = raw["logstore_standard_log"]
     module_names = [row["name"] for row in raw["modules"].collect()]
     cached: list[DataFrame] = []
 
     def keep(df: DataFrame) -> DataFrame:
+        """What several tables are made from is made once, before they are."""
         cached.append(df.persist())
-        return cached[-1]
+        df.count()
+        return df
 
-    lifecycle = keep(events.where(F.col("eventname").isin(*LIFECYCLE_EVENTS)))
-    all_users = keep(dim_user(raw["user"], pseudonym(config.privacy.key())))
-    users = all_users.select("userid", "user_key")
-    courses = keep(dim_course(raw["course"]))
-    resources = keep(
-        dim_resource(
-            raw["modules"], raw["course_modules"], raw["course_sections"],
-            module_instances(spark, raw, module_names), lifecycle,
-        )
-    )  # fmt: skip
-    roles = keep(course_roles(raw["context"], raw["role"], raw["role_assignments"], lifecycle))
-    enrolments = keep(
-        fact_enrolment(
-            raw["user_enrolments"], raw["enrol"], lifecycle, raw["course_completions"], roles, users, courses
-        )
-    )
-    attributes = config.analytics.enrolment_attributes
-    outputs: dict[str, DataFrame] = {
-        tables.FACT_EVENT: fact_event(events, users, resources, roles),
-        tables.FACT_ENROLMENT: enrolments,
-        tables.DIM_USER: all_users,
-        tables.DIM_COURSE: courses,
-        tables.DIM_RESOURCE: resources,
-        tables.FACT_GRADE: fact_grade(
-            raw["grade_grades"], raw["grade_grades_history"], raw["grade_items"], resources, enrolments
-        ),
-        tables.FACT_SUBMISSION: fact_submission(
-            raw["assign_submission"], raw["assign"], raw["quiz_attempts"], raw["quiz"], raw["groups_members"],
-            resources, enrolments,
-        ),
-        tables.USER_ATTRIBUTE: user_attribute(
-            raw["user_info_data"], raw["user_info_field"], users, config.analytics.profile_fields
-        ),
-        tables.ENROLMENT_ATTRIBUTE: enrolment_attribute(
-            spark, raw.all_columns(attributes.table) if attributes else None, attributes
-        ),
-    }  # fmt: skip
-    partitions = {tables.FACT_EVENT: F.months("occurred_at")}
     try:
+        lifecycle = keep(events.where(F.col("eventname").isin(*LIFECYCLE_EVENTS)))
+        all_users = keep(dim_user(raw["user"], pseudonym(config.privacy.key())))
+        users = all_users.select("userid", "user_key")
+        courses = keep(dim_course(raw["course"]))
+        instances = module_instances(spark, raw, module_names)
+        resources = keep(
+            dim_resource(raw["modules"], raw["course_modules"], raw["course_sections"], instances, lifecycle)
+        )
+        roles = keep(course_roles(raw["context"], raw["role"], raw["role_assignments"], lifecycle))
+        enrolments = keep(
+            fact_enrolment(
+                raw["user_enrolments"], raw["enrol"], lifecycle, raw["course_completions"], roles, users, courses
+            )
+        )
+        outputs: dict[str, DataFrame] = {
+            tables.FACT_EVENT: fact_event(events, users, resources, roles),
+            tables.FACT_ENROLMENT: enrolments,
+            tables.DIM_USER: all_users,
+            tables.DIM_COURSE: courses,
+            tables.DIM_RESOURCE: resources,
+            tables.FACT_GRADE: fact_grade(
+                raw["grade_grades"], raw["grade_grades_history"], raw["grade_items"], resources, enrolments
+            ),
+            tables.FACT_SUBMISSION: fact_submission(
+                raw["assign_submission"], raw["assign"], raw["quiz_attempts"], raw["quiz"], raw["groups_members"],
+                resources, enrolments,
+            ),
+            tables.USER_ATTRIBUTE: user_attribute(
+                raw["user_info_data"], raw["user_info_field"], users, config.analytics.profile_fields
+            ),
+            tables.ENROLMENT_ATTRIBUTE: enrolment_attribute(
+                spark, raw.all_columns(attributes.table) if attributes else None, attributes
+            ),
+        }  # fmt: skip
         with ThreadPoolExecutor(max_workers=3, thread_name_prefix="curate") as pool:
-            tasks = [
-                pool.submit(tables.replace, df, name, run_id=ops.run_id(), partition=partitions.get(name))
-                for name, df in outputs.items()
-            ]
-            for task in tasks:
+            for task in [pool.submit(_write, df, name) for name, df in outputs.items()]:
                 task.result()
     finally:
         for df in cached:
             df.unpersist()
     return {name.rsplit(".", 1)[-1]: tables.row_count(spark, name) for name in outputs}
+
+
+def _write(df: DataFrame, name: str) -> None:
+    if name != tables.FACT_EVENT:
+        tables.replace(df, name, run_id=ops.run_id())
+        return
+    # The log is nearly in order of time, so a task meets few months: no need to shuffle it by month.
+    tables.replace(
+        df,
+        name,
+        run_id=ops.run_id(),
+        partition=F.months("occurred_at"),
+        properties={"write.distribution-mode": "none"},
+        options={"fanout-enabled": "true"},
+    )

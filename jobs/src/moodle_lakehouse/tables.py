@@ -60,10 +60,18 @@ def read(spark: SparkSession, table: str) -> DataFrame | None:
 
 
 def replace(
-    df: DataFrame, table: str, *, run_id: str, partition: Any = None, properties: dict[str, str] | None = None
+    df: DataFrame,
+    table: str,
+    *,
+    run_id: str,
+    partition: Any = None,
+    properties: dict[str, str] | None = None,
+    options: dict[str, str] | None = None,
 ) -> None:
     """Write the table anew in one commit; its earlier snapshots stay readable."""
     writer = df.writeTo(table).using("iceberg").option("snapshot-property.lakehouse.run-id", run_id)
+    for key, value in (options or {}).items():
+        writer = writer.option(key, value)
     for key, value in {**TABLE_PROPERTIES, **(properties or {})}.items():
         writer = writer.tableProperty(key, value)
     if partition is not None:

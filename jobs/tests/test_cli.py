@@ -1,0 +1,187 @@
+"""The command line: what it prints where, and with which exit code it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import config_document, load_dump
+from mariadb import Server
+from moodle_lakehouse import cli, ops, pipeline, session, tables
+from moodle_lakehouse.errors import LakehouseError, reason
+
+VERBS = ["cluster", "curate", "evaluate", "features", "ingest", "pipeline", "report", "score", "train"]
+
+
+@pytest.fixture
+def no_spark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting Spark fails the test."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("Spark was started")
+
+    monkeypatch.setattr(session, "create", refuse)
+
+
+@pytest.fixture
+def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A configuration file that the command line finds; port 1 answers nobody."""
+    document: dict[str, Any] = config_document(tmp_path)
+    document["moodle"]["port"] = 1
+    (tmp_path / "jobs.yml").write_text(yaml.safe_dump(document))
+    monkeypatch.setenv("LAKEHOUSE_CONFIG", str(tmp_path / "jobs.yml"))
+    return document
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.split("Commands:")[1].splitlines() if line.startswith("  ")][:9] == VERBS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["publish"], "No such command 'publish'"),
+        (["ingest", "--fast"], "--fast"),
+        (["train", "--as-of", "soon"], "'soon' is no moment"),
+        (["pipeline", "--as-of", "2014-02-31"], "'2014-02-31' is no moment"),
+        (["evaluate", "--train-until", "2013-09-01"], "Missing option '--test-from'"),
+        (["evaluate", "--train-until", "2014-01-01", "--test-from", "2013-01-01"], "courses would be in both sets"),
+        (
+            ["evaluate", "--train-until", "2013-09-01", "--test-from", "2013-09-01", "--weeks", "0;2"],
+            "use whole numbers with commas",
+        ),
+        (["evaluate", "--train-until", "2013-09-01", "--test-from", "2013-09-01", "--label", "x"], "'x' is not one of"),
+    ],
+)
+def test_bad_usage_is_told_before_anything_starts(
+    configured: dict[str, Any], no_spark: None, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert cli.run(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("verb", ["ingest", "curate", "features", "cluster", "train", "score", "report", "pipeline"])
+def test_missing_configuration_ends_with_two(
+    monkeypatch: pytest.MonkeyPatch, no_spark: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    monkeypatch.setenv("LAKEHOUSE_CONFIG", str(tmp_path / "none.yml"))
+    assert cli.run([verb]) == 2
+    assert "none.yml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["ingest", "pipeline"])
+def test_unreachable_source_ends_with_one_before_spark_starts(
+    configured: dict[str, Any], no_spark: None, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    assert cli.run([verb]) == 1
+    captured = capsys.readouterr()
+    assert "Can't connect" in captured.err
+    assert "remedy: check that the database runs" in captured.err
+    assert captured.out == ""
+
+
+def test_debug_shows_the_traceback(
+    configured: dict[str, Any], no_spark: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["--debug", "ingest"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_reason_is_found_in_javas_errors() -> None:
+    told = "An error occurred while calling o1.jdbc.\n: java.sql.SQLException: no table\n\tat x.y\nCaused by: z: deeper\n\tat z"
+    assert reason(Exception(told)) == "z: deeper"
+    assert reason(Exception("An error occurred while calling o1.jdbc.\n: java.sql.SQLException: no table")) == (
+        "java.sql.SQLException: no table"
+    )
+    assert reason(ValueError()) == "ValueError"
+
+
+def test_job_of_a_job_is_counted_once_and_a_failure_is_recorded(lake: Any) -> None:
+    with ops.job(lake, "outer"), ops.job(lake, "outer") as inner:
+        inner.detail["rows"] = 3
+    with pytest.raises(LakehouseError), ops.job(lake, "failing"):
+        raise LakehouseError("no luck")
+    rows = {row["job"]: row for row in lake.table(tables.JOB_RUN).collect()}
+    assert (rows["outer"]["status"], rows["failing"]["status"]) == ("done", "failed")
+    assert '"rows": 3' in rows["outer"]["detail"]
+    assert "no luck" in rows["failing"]["detail"]
+    assert {row["run_id"] for row in rows.values()} == {ops.run_id()}
+
+
+def test_steps_name_functions_that_exist() -> None:
+    for module, function in pipeline.AS_OF_STEPS.values():
+        assert callable(getattr(pipeline._module(module), function))
+
+
+@pytest.fixture
+def installed(tmp_path: Path, database: Server, test_data: Path) -> dict[str, str]:
+    """The environment of a job as the stack sets it up, with a catalog in a folder and a real site's database."""
+    load_dump(database, test_data / "moodle-4.3" / "after.sql.gz")
+    document: dict[str, Any] = config_document(tmp_path)
+    (tmp_path / "password").write_text(database.password)
+    document["moodle"].update(host=database.host, port=database.port, user=database.user, database=database.database)
+    (tmp_path / "jobs.yml").write_text(yaml.safe_dump(document))
+    (tmp_path / "conf").mkdir()
+    settings = {
+        "spark.master": "local[2]",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.memory": "1g",
+        "spark.ui.enabled": "false",
+        "spark.jars": ",".join(session.test_jars()),
+        "spark.sql.shuffle.partitions": "1",
+        "spark.sql.defaultCatalog": "lakehouse",
+        "spark.sql.catalogImplementation": "in-memory",
+        "spark.sql.catalog.lakehouse": "org.apache.iceberg.spark.SparkCatalog",
+        "spark.sql.catalog.lakehouse.type": "hadoop",
+        "spark.sql.catalog.lakehouse.warehouse": str(tmp_path / "warehouse"),
+    }
+    lines = [f"{key} {value}" for key, value in settings.items() if value]
+    (tmp_path / "conf" / "spark-defaults.conf").write_text("\n".join(lines) + "\n")
+    (tmp_path / "warehouse").mkdir()
+    return {
+        **os.environ,
+        "LAKEHOUSE_CONFIG": str(tmp_path / "jobs.yml"),
+        "SPARK_CONF_DIR": str(tmp_path / "conf"),
+        "PYSPARK_PYTHON": sys.executable,
+        "PYTHONPATH": str(Path(cli.__file__).parents[1]),
+    }
+
+
+def test_ingest_and_curate_as_a_user_runs_them(installed: dict[str, str]) -> None:
+    def job(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "moodle_lakehouse.cli", *arguments]
+        return subprocess.run(command, env=installed, capture_output=True, text=True, timeout=600, check=False)
+
+    early = job("curate")
+    assert early.returncode == 1
+    assert "remedy: run ingest first" in early.stderr
+    assert early.stdout == ""
+
+    ingested = job("ingest")
+    assert ingested.returncode == 0, ingested.stderr
+    lines = {line.split()[0]: line.split()[1:3] for line in ingested.stdout.splitlines() if len(line.split()) > 3}
+    assert lines["logstore_standard_log"] == ["9,140", "9,140"]
+    assert lines["48"] == ["tables", "13,152"]
+    assert "WARN" not in ingested.stdout
+    assert "Not in this Moodle: user_info_category, user_info_data, user_info_field" in ingested.stdout
+
+    curated = job("curate")
+    assert curated.returncode == 0, curated.stderr
+    lines = {line.split()[0]: line.split()[1:] for line in curated.stdout.splitlines() if len(line.split()) == 2}
+    assert lines["fact_enrolment"] == ["103"]
+    assert lines["dim_course"] == ["4"]
+
+    no_term = job("features", "--as-of", "mid-term")
+    assert no_term.returncode == 1
+    assert "No course has both a start and an end" in no_term.stderr
+    assert "Traceback" not in no_term.stderr
