@@ -14,11 +14,6 @@ from conftest import ROOT, Runner
 SCENARIOS = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
 STATE = ROOT / ".cache" / "molecule"
 TIMEOUT = 30 * 60
-# Scenarios whose every step has not been seen to pass in one run yet. They run and are reported, and do not fail the build.
-# An entry leaves this list with the first run that passes: `./lakehouse test --scenario NAME --runxfail`.
-NOT_YET_SEEN_TO_PASS = {
-    "stack": "converges on a VM; its idempotence, check and verify have not passed in one run",
-}
 # As molecule/shared/inventory/group_vars/all.yml computes it.
 PREFIX = f"vm-{hashlib.sha1(str(ROOT).encode(), usedforsecurity=False).hexdigest()[:6]}"
 DIAGNOSIS = """
@@ -62,15 +57,7 @@ def clean(scenario: str) -> Iterator[None]:
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize(
-    "scenario",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason=NOT_YET_SEEN_TO_PASS[name], strict=False))
-        if name in NOT_YET_SEEN_TO_PASS
-        else name
-        for name in SCENARIOS
-    ],
-)
+@pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.usefixtures("engine", "clean")
 def test_scenario(scenario: str, runner: Runner, request: pytest.FixtureRequest) -> None:
     hosts = (ROOT / "molecule" / scenario / "inventory" / "hosts.yml").read_text(encoding="utf-8")
