@@ -95,6 +95,10 @@ def test_without_page_views_contents_are_compared(spark: SparkSession, settings:
     assert kinds["talk"] == kinds["test"] == kinds["read"] == 1
     assert not found.loc["empty", "is_active"]
     assert found.loc["dead", "is_active"], "it has a page, and nothing else is known of any course"
+    rows: list[dict[str, Any]] = found.reset_index().to_dict("records")
+    told = [words for number in range(3) for words in cluster.marks(rows, number)]
+    assert told
+    assert all(" of resources " in words for words in told)
 
 
 def test_few_courses_are_one_cluster(spark: SparkSession, settings: Config) -> None:

@@ -98,7 +98,7 @@ def report(as_of: str | None, output: str) -> None:
     from moodle_lakehouse import asof, pipeline
 
     wanted = _checked_as_of(as_of or settings.analytics.as_of)
-    with _session("report", settings) as spark:
+    with _session("report", settings, on_cluster=False) as spark:
         click.echo(pipeline.report(spark, settings, asof.resolve_as_of(spark, wanted), output))
 
 
@@ -184,10 +184,10 @@ def run(arguments: list[str]) -> int:
 
 
 @contextmanager
-def _session(name: str, settings: config.Config) -> Iterator[SparkSession]:
+def _session(name: str, settings: config.Config, *, on_cluster: bool = True) -> Iterator[SparkSession]:
     from moodle_lakehouse import session
 
-    spark = session.create(name, settings)
+    spark = session.create(name, settings, on_cluster=on_cluster)
     try:
         yield spark
     finally:

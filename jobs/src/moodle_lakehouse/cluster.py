@@ -409,8 +409,10 @@ def marks(rows: Sequence[dict[str, Any]], cluster: int) -> list[str]:
     own = [row for row in active if row["cluster"] == cluster]
     if not own:
         return []
-    prefix = "share" if any(row[name] > 0 for row in active for name in USE) else "mix"
-    what = "use" if prefix == "share" else "resources"
+    # Where the log holds next to no views, contents were compared (see assign).
+    acted = [float(np.expm1(row["rate_all"])) for row in active]
+    viewed = sum(rate * (1 - row["write_share"]) for rate, row in zip(acted, active, strict=True))
+    prefix, what = ("share", "use") if viewed > LEAST_VIEWS * sum(acted) else ("mix", "resources")
     told = []
     for name in TYPES:
         mine = float(np.mean([row[f"{prefix}_{name}"] for row in own]))

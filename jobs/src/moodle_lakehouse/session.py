@@ -37,12 +37,14 @@ _DEFAULTS = {
 }
 
 
-def create(job: str, config: Config) -> SparkSession:
-    """A session on the cluster for the named job."""
+def create(job: str, config: Config, *, on_cluster: bool = True) -> SparkSession:
+    """A session for the named job, on the cluster unless it reads so little that its executors would take longer."""
     use_utc()
     builder = SparkSession.builder.appName(f"moodle-lakehouse {job}").config(
         "spark.cores.max", str(config.spark.cores_max)
     )
+    if not on_cluster:
+        builder = builder.master(f"local[{config.spark.cores_max}]").config("spark.sql.shuffle.partitions", "2")
     for key, value in _DEFAULTS.items():
         builder = builder.config(key, value)
     with _stdout_is_stderr():
