@@ -31,8 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # As the launcher sets them, for whoever calls pytest directly.
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
-    # A terminated run cleans up as an interrupted one does.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # A terminated run cleans up as an interrupted one does, and so does one that a shell started with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
