@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -25,6 +27,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lakehouse")
     group.addoption("--fast", action="store_true", help="leave out everything that needs a Docker engine")
     group.addoption("--scenario", action="append", default=[], metavar="NAME", help="run only this Molecule scenario")
+
+
+def load_module(path: str) -> ModuleType:
+    """Import a plugin or module of Ansible by its path from the repository's root."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec
+    assert spec.loader
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 def pytest_configure(config: pytest.Config) -> None:

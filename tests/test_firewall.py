@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 from collections.abc import Callable
@@ -10,15 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_module
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-spec = importlib.util.spec_from_file_location("firewall", ROOT / "roles/firewall/filter_plugins/firewall.py")
-assert spec
-assert spec.loader
-firewall = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(firewall)
+firewall = load_module("roles/firewall/filter_plugins/firewall.py")
 
 
 def problems(found: list[str], **values: Any) -> list[str]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import re
 import shutil
 import subprocess
 import tarfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, load_module
 
 UIDS = yaml.safe_load((ROOT / "playbooks/group_vars/all/uids.yml").read_text())["lakehouse_uids"]
 # Who is built from whom, by what an engine would have to build again.
@@ -30,18 +28,9 @@ CHILDREN = {
 }
 
 
-def module(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    assert spec
-    assert spec.loader
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-lookup = module("plugins/lookup/image_tags.py")
-bake = module("roles/images/library/image_bake.py")
-sources = module("roles/images/library/image_sources.py")
+lookup = load_module("plugins/lookup/image_tags.py")
+bake = load_module("roles/images/library/image_bake.py")
+sources = load_module("roles/images/library/image_sources.py")
 
 
 @pytest.fixture

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import socket
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,7 +14,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
-from conftest import ROOT
+from conftest import load_module
 
 GROUP_RULES = {
     "object_store": {"min": 1, "refused": [2, 3]},
@@ -25,18 +23,9 @@ GROUP_RULES = {
 }
 
 
-def load(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "roles" / "preflight" / path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-host = load("library/preflight_host.py")
-filters = load("filter_plugins/preflight.py")
-lookup = load("lookup_plugins/inventory_problems.py")
+host = load_module("roles/preflight/library/preflight_host.py")
+filters = load_module("roles/preflight/filter_plugins/preflight.py")
+lookup = load_module("roles/preflight/lookup_plugins/inventory_problems.py")
 
 
 def test_system(tmp_path: Path) -> None:

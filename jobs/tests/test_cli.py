@@ -22,7 +22,7 @@ VERBS = ["cluster", "curate", "evaluate", "features", "ingest", "pipeline", "rep
 def no_spark(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starting Spark fails the test."""
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("Spark was started")
 
     monkeypatch.setattr(session, "create", refuse)
