@@ -34,6 +34,7 @@ def objects(scenario: str) -> dict[str, list[str]]:
     label = f"label=lakehouse.test={PREFIX}-{scenario}"
     return {
         "container": docker("ps", "--all", "--filter", label, "--format", "{{.Names}}").split(),
+        "volume": docker("volume", "ls", "--filter", label, "--format", "{{.Name}}").split(),
         "network": docker("network", "ls", "--filter", label, "--format", "{{.Name}}").split(),
     }
 
@@ -43,8 +44,9 @@ def sweep(scenario: str) -> None:
     found = objects(scenario)
     if found["container"]:
         docker("rm", "--force", "--volumes", *found["container"])
-    if found["network"]:
-        docker("network", "rm", *found["network"])
+    for kind in ("volume", "network"):
+        if found[kind]:
+            docker(kind, "rm", *found[kind])
     shutil.rmtree(STATE / scenario, ignore_errors=True)
 
 
