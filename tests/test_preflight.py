@@ -19,7 +19,7 @@ from conftest import load_module
 GROUP_RULES = {
     "object_store": {"min": 1, "refused": [2, 3]},
     "catalog": {"min": 1, "max": 1},
-    "mlflow": {"max": 1, "beside": "catalog"},
+    "mlflow": {"max": 1, "beside": ["catalog"]},
 }
 
 
@@ -102,6 +102,7 @@ def test_names_and_endpoints() -> None:
         ({"lakehouse": ["a"], "object_store": ["a"], "catalog": ["a"]}, []),
         ({"lakehouse": ["a"], "object_store": ["a"]}, ["catalog has 0 hosts, but needs at least 1"]),
         ({"lakehouse": ["a", "b"], "object_store": ["a", "b"], "catalog": ["a"]}, ["object_store has 2 hosts"]),
+        ({"lakehouse": ["a", "b", "c"], "object_store": ["a", "b", "c"], "catalog": ["a"]}, ["object_store has 3 hosts"]),
         (
             {"lakehouse": ["a", "b"], "object_store": ["a"], "catalog": ["a", "b"]},
             ["catalog has 2 hosts, but at most 1"],
@@ -128,12 +129,20 @@ def test_groups(groups: dict[str, list[str]], expected: list[str]) -> None:
         ({"a": "127.0.0.1", "b": "10.0.0.2"}, ["a has 127.0.0.1, which the other hosts cannot reach"]),
         ({"a": "10.0.0.1", "b": "10.0.0.1"}, ["a and b all have 10.0.0.1"]),
         ({"a": "10.0.0.1", "b": "worker"}, ["b has 'worker', which is no IP address"]),
+        ({"a": "10.0.0.1", "b": "0.0.0.0"}, ["b has 0.0.0.0, which the other hosts cannot reach"]),
+        ({"a": "10.0.0.1", "b": "fd00::1"}, ["b has fd00::1, but hosts speak to each other by IPv4"]),
     ],
 )
 def test_addresses(addresses: dict[str, str], expected: list[str]) -> None:
     problems = filters.address_problems(addresses)
     assert len(problems) == len(expected), problems
     assert all(text in problem for text, problem in zip(expected, problems, strict=True))
+
+
+def test_several_hosts_need_encryption() -> None:
+    assert filters.address_problems({"a": "10.0.0.1"}, edge_tls=False) == []
+    (problem,) = filters.address_problems({"a": "10.0.0.1", "b": "10.0.0.2"}, edge_tls=False)
+    assert "in clear" in problem
 
 
 def test_loopback_only() -> None:

@@ -62,8 +62,8 @@ def clean(scenario: str) -> Iterator[None]:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.usefixtures("engine", "clean")
 def test_scenario(scenario: str, runner: Runner, request: pytest.FixtureRequest) -> None:
-    hosts = (ROOT / "molecule" / scenario / "inventory" / "hosts.yml").read_text(encoding="utf-8")
-    if "vm_loads_images: true" in hosts:
+    inventory = (ROOT / "molecule" / scenario / "inventory").rglob("*.yml")
+    if any("vm_loads_images: true" in path.read_text(encoding="utf-8") for path in inventory):
         request.getfixturevalue("images")
     environment = {
         "MOLECULE_EPHEMERAL_DIRECTORY": str(STATE / scenario),

@@ -27,10 +27,10 @@ def _group_problems(groups: dict[str, list[str]], wanted: dict[str, dict[str, An
                 f"Groups: {name} has {_count(hosts)}: one host stores on a single node, four or more are a "
                 f"distributed store; nothing between them survives the loss of a host. {remedy}"
             )
-        beside = rule.get("beside")
-        apart = sorted(set(hosts) - set(groups.get(beside, []))) if beside else []
-        if apart:
-            yield f"Groups: {name} must be on the host of {beside}, not on {', '.join(apart)}. {remedy}"
+        for beside in rule.get("beside", []):
+            apart = sorted(set(hosts) - set(groups.get(beside, [])))
+            if apart:
+                yield f"Groups: {name} must be on the host of {beside}, not on {', '.join(apart)}. {remedy}"
         strangers = sorted(set(hosts) - set(every_host))
         if strangers:
             yield f"Groups: {', '.join(strangers)} in {name} but not in {top}. Remedy: make {name} a child of {top}."
@@ -43,25 +43,35 @@ def _count(hosts: list[str]) -> str:
     return f"{len(hosts)} host{'' if len(hosts) == 1 else 's'}"
 
 
-def address_problems(addresses: dict[str, str]) -> list[str]:
+def address_problems(addresses: dict[str, str], edge_tls: bool = True) -> list[str]:
     """Return what is wrong with the hosts' addresses: on several hosts, each needs its own that the others reach."""
     if len(addresses) < 2:
         return []
     problems = []
+    if not edge_tls:
+        problems.append(
+            "Encryption: lakehouse_edge_tls is false, so passwords would go from host to host in clear. "
+            "Remedy: leave it out of the inventory, or set it to true."
+        )
     owners: dict[str, list[str]] = {}
     for host, address in addresses.items():
         owners.setdefault(str(address), []).append(host)
         try:
-            loopback = ipaddress.ip_address(address).is_loopback
+            parsed = ipaddress.ip_address(address)
         except ValueError:
             problems.append(
                 f"Addresses: {host} has '{address}', which is no IP address. Remedy: set lakehouse_address."
             )
             continue
-        if loopback:
+        if parsed.is_loopback or parsed.is_unspecified or parsed.is_multicast:
             problems.append(
                 f"Addresses: {host} has {address}, which the other hosts cannot reach. "
                 "Remedy: set its lakehouse_address to its private address."
+            )
+        elif parsed.version != 4:
+            problems.append(
+                f"Addresses: {host} has {address}, but hosts speak to each other by IPv4. "
+                "Remedy: set its lakehouse_address to its private IPv4 address."
             )
     problems += [
         f"Addresses: {' and '.join(hosts)} all have {address}. Remedy: give each its own lakehouse_address."
