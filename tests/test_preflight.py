@@ -102,7 +102,10 @@ def test_names_and_endpoints() -> None:
         ({"lakehouse": ["a"], "object_store": ["a"], "catalog": ["a"]}, []),
         ({"lakehouse": ["a"], "object_store": ["a"]}, ["catalog has 0 hosts, but needs at least 1"]),
         ({"lakehouse": ["a", "b"], "object_store": ["a", "b"], "catalog": ["a"]}, ["object_store has 2 hosts"]),
-        ({"lakehouse": ["a", "b", "c"], "object_store": ["a", "b", "c"], "catalog": ["a"]}, ["object_store has 3 hosts"]),
+        (
+            {"lakehouse": ["a", "b", "c"], "object_store": ["a", "b", "c"], "catalog": ["a"]},
+            ["object_store has 3 hosts"],
+        ),
         (
             {"lakehouse": ["a", "b"], "object_store": ["a"], "catalog": ["a", "b"]},
             ["catalog has 2 hosts, but at most 1"],

@@ -25,4 +25,6 @@ forms = {name: [secret.encode()] for name, secret in secrets.items()}
 for user in ("admin", "service"):
     login = base64.b64encode(f"{user}:{secrets[f'vault_{user}_password']}".encode())
     forms[f"vault_{user}_password"].append(login)
-json.dump({"bytes": len(seen), "read": sorted(n for n, texts in forms.items() if any(t in seen for t in texts))}, sys.stdout)
+json.dump(
+    {"bytes": len(seen), "read": sorted(n for n, texts in forms.items() if any(t in seen for t in texts))}, sys.stdout
+)
