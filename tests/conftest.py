@@ -20,6 +20,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / ".cache" / "logs"
+# Name and seconds of each long command of this run
+TIMES: list[tuple[str, float]] = []
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -63,6 +65,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     config.hook.pytest_deselected(items=[item for item in items if not is_selected(item)])
     items[:] = [item for item in items if is_selected(item)]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what took the time, slowest first."""
+    if TIMES:
+        terminalreporter.section("time of images, suites and scenarios")
+        for name, seconds in [*sorted(TIMES, key=lambda item: -item[1]), ("in all", sum(item[1] for item in TIMES))]:
+            minutes, rest = divmod(round(seconds), 60)
+            terminalreporter.write_line(f"{name:32} {minutes:3} min {rest:2} s")
 
 
 def project_files(*suffixes: str) -> list[Path]:
@@ -133,6 +144,7 @@ class Runner:
         finally:  # also when interrupted
             watchdog.cancel()
             kill_group(process)
+            TIMES.append((name, time.monotonic() - began))
         if code:
             late = time.monotonic() - began >= timeout
             reason = f"took longer than {timeout} s" if late else f"ended with exit code {code}"

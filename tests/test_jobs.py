@@ -15,8 +15,9 @@ from conftest import ROOT, Runner
 DATA = Path(os.environ.get("LAKEHOUSE_TEST_DATA", ROOT.parent / "shared" / "data")).resolve()
 NAME = f"lakehouse-jobs-test-{os.getpid()}"
 PASSWORD = "only-for-tests"
-# Each with a conftest of its own, hence one run each
-SUITES = {"lakehouse": ["--ignore=tests/demo"], "demo": ["tests/demo"]}
+# Each with a conftest of its own, hence one run each. A process of its own Spark for each of the two cores of a small
+# machine; a file's tests stay together, for they share what it makes once.
+SUITES = {"lakehouse": ["--ignore=tests/demo", "--numprocesses=2", "--dist=loadfile"], "demo": ["tests/demo"]}
 
 
 def docker(*arguments: str) -> subprocess.CompletedProcess[str]:

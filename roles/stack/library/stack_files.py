@@ -61,7 +61,7 @@ def read(path: str) -> tuple[bytes, int, int, int] | None:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
             return file.read(), status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return None
 
 
@@ -72,10 +72,19 @@ def write(path: str, content: bytes, uid: int, mode: int) -> None:
             file.write(content)
         os.chown(temporary, uid, uid)
         os.chmod(temporary, mode)
+        remove_directory(path)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def remove_directory(path: str) -> bool:
+    """Whether there was one: Docker makes an empty one where a file that it should mount is missing."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        os.rmdir(path)
+        return True
+    return False
 
 
 def make_directory(path: str, mode: int, check_mode: bool) -> bool:
@@ -127,8 +136,9 @@ def main() -> None:
             write(path, content, uid, mode)
     removed = [name for name in there if name not in wanted]
     if not module.check_mode:
-        for name in removed:
-            os.unlink(os.path.join(directory, name))
+        for path in (os.path.join(directory, name) for name in removed):
+            if not remove_directory(path):
+                os.unlink(path)
     result: dict[str, Any] = {"changed": bool(made or written or removed), "written": written, "removed": removed}
     if module._diff:
         result["diff"] = diff
