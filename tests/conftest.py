@@ -181,7 +181,7 @@ def images(runner: Runner) -> dict[str, str]:
     """All images of the project on this machine, and jobs-test, by the project's own playbook; their tags by name."""
     wanted = json.dumps({"images_targets": list(tags())})
     command = ["ansible-playbook", "playbooks/images.yml", "-i", "inventories/local", "-e", wanted]
-    runner("images", command, timeout=3600, milestones="^(PLAY|TASK|fatal)")
+    runner("build-images", command, timeout=3600, milestones="^(PLAY|TASK|fatal)")
     return tags()
 
 
