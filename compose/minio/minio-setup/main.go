@@ -1,11 +1,16 @@
-// minio-setup brings a MinIO server to the state that a document describes. It runs in the server's own container, so no
-// client for MinIO is needed anywhere else and the root password stays where it is.
+// minio-setup brings a MinIO server to the state that a document describes, and heals a distributed one. It runs in the
+// server's own container, so no client for MinIO is needed anywhere else and the root password stays where it is.
 //
 //	minio-setup apply [--check] < document.json    prints {"changed": true, "changes": ["bucket warehouse made"]}
+//	minio-setup heal                               prints {"objects": 8, "healed": 2, "removed": 1, "failed": []}
 //	minio-setup health                             exit status 0 when the server is up
 //
 // Document: {"buckets": ["b"], "policies": {"p": {...}}, "users": [{"name": "u", "secret": "...", "policies": ["p"]}]}
 // Nothing is deleted. A user's secret is replaced when the server refuses it; its policies become exactly those listed.
+//
+// heal gives every host of a distributed store its part of every object: after a host was away, or came back empty. It
+// counts the objects, those that lacked a part, those whose last leftovers it removed because they were deleted in the
+// meantime, and names what still lacks a part. It says on standard error how far it is; exit status 1 if anything failed.
 //
 // MINIO_SETUP_URL (http://127.0.0.1:9000), MINIO_ROOT_USER or _FILE, MINIO_ROOT_PASSWORD or _FILE.
 package main
@@ -57,7 +62,22 @@ type setup struct {
 	changes   []string
 }
 
-const patience = 60 * time.Second
+// healing is what a heal found and did.
+type healing struct {
+	Objects int64    `json:"objects"`
+	Healed  int64    `json:"healed"`
+	Removed int64    `json:"removed"`
+	Failed  []string `json:"failed"` // the first few
+	failed  int64
+}
+
+const (
+	patience = 60 * time.Second
+	// The server waits when it has a thousand results that nobody has fetched.
+	fetchEvery  = 250 * time.Millisecond
+	reportEvery = 5 * time.Second
+	namedFailed = 100
+)
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -78,8 +98,10 @@ func run(args []string) error {
 		return health(server, transport)
 	case "apply", "apply --check":
 		return apply(server, transport, len(args) == 2)
+	case "heal":
+		return heal(server, transport)
 	}
-	return errors.New("usage: minio-setup apply [--check] < document.json | minio-setup health")
+	return errors.New("usage: minio-setup apply [--check] < document.json | minio-setup heal | minio-setup health")
 }
 
 func health(server *url.URL, transport *http.Transport) error {
@@ -95,6 +117,29 @@ func health(server *url.URL, transport *http.Transport) error {
 	return nil
 }
 
+// connect logs in with the root key, when the server is ready for that.
+func connect(ctx context.Context, server *url.URL, transport *http.Transport) (*setup, error) {
+	name, err := secret("MINIO_ROOT_USER")
+	if err != nil {
+		return nil, err
+	}
+	password, err := secret("MINIO_ROOT_PASSWORD")
+	if err != nil {
+		return nil, err
+	}
+	s := &setup{server: server, transport: transport, changes: []string{}}
+	if s.root, err = s.client(name, password); err != nil {
+		return nil, err
+	}
+	if s.admin, err = madmin.NewWithOptions(server.Host, &madmin.Options{
+		Creds: credentials.NewStaticV4(name, password, ""), Secure: server.Scheme == "https",
+	}); err != nil {
+		return nil, err
+	}
+	s.admin.SetCustomTransport(transport)
+	return s, s.wait(ctx)
+}
+
 func apply(server *url.URL, transport *http.Transport, check bool) error {
 	decoder := json.NewDecoder(os.Stdin)
 	decoder.DisallowUnknownFields()
@@ -102,30 +147,13 @@ func apply(server *url.URL, transport *http.Transport, check bool) error {
 	if err := decoder.Decode(&want); err != nil {
 		return fmt.Errorf("the document on standard input cannot be read: %w", err)
 	}
-	name, err := secret("MINIO_ROOT_USER")
-	if err != nil {
-		return err
-	}
-	password, err := secret("MINIO_ROOT_PASSWORD")
-	if err != nil {
-		return err
-	}
-	s := &setup{server: server, transport: transport, check: check, changes: []string{}}
-	if s.root, err = s.client(name, password); err != nil {
-		return err
-	}
-	if s.admin, err = madmin.NewWithOptions(server.Host, &madmin.Options{
-		Creds: credentials.NewStaticV4(name, password, ""), Secure: server.Scheme == "https",
-	}); err != nil {
-		return err
-	}
-	s.admin.SetCustomTransport(transport)
-
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := s.wait(ctx); err != nil {
+	s, err := connect(ctx, server, transport)
+	if err != nil {
 		return err
 	}
+	s.check = check
 	for _, bucket := range want.Buckets {
 		if err := s.bucket(ctx, bucket); err != nil {
 			return fmt.Errorf("bucket %s: %w", bucket, err)
@@ -147,6 +175,145 @@ func apply(server *url.URL, transport *http.Transport, check bool) error {
 		}
 	}
 	return json.NewEncoder(os.Stdout).Encode(result{Changed: len(s.changes) > 0, Changes: s.changes})
+}
+
+// heal may take hours: nothing but the wait for the hosts has a limit.
+func heal(server *url.URL, transport *http.Transport) error {
+	ctx := context.Background()
+	soon, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	s, err := connect(soon, server, transport)
+	if err != nil {
+		return err
+	}
+	if err := s.gather(ctx, soon); err != nil {
+		return err
+	}
+	total := healing{}
+	for {
+		pass, err := s.pass(ctx)
+		if err != nil {
+			return err
+		}
+		pass.Healed += total.Healed
+		pass.Removed = max(pass.Removed, total.Removed) // one may need two passes
+		total = pass
+		if total.failed == 0 || soon.Err() != nil {
+			break
+		}
+		say("%d things still lack a part: perhaps not every host knows yet that one is back, so once more", total.failed)
+		time.Sleep(reportEvery)
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(total); err != nil {
+		return err
+	}
+	if total.failed > 0 {
+		return fmt.Errorf("%d things could not be healed, the first is %s. When every host is up, run it again", total.failed, total.Failed[0])
+	}
+	return nil
+}
+
+// gather waits until all hosts and drives are there, or soon is over: what can be healed without them is healed.
+func (s *setup) gather(ctx, soon context.Context) error {
+	for {
+		info, err := s.admin.ServerInfo(ctx)
+		if err != nil {
+			return err
+		}
+		if len(info.Servers) < 2 {
+			return errors.New("this store is on one host, which has nothing to heal from: only a distributed store has")
+		}
+		away := []string{}
+		for _, host := range info.Servers {
+			if host.State != string(madmin.ItemOnline) {
+				away = append(away, host.Endpoint)
+				continue
+			}
+			for _, drive := range host.Disks {
+				if drive.State != madmin.DriveStateOk {
+					away = append(away, drive.Endpoint)
+				}
+			}
+		}
+		switch {
+		case len(away) == 0:
+			return nil
+		case soon.Err() != nil:
+			say("going on without %s", strings.Join(away, ", "))
+			return nil
+		}
+		say("waiting for %s", strings.Join(away, ", "))
+		time.Sleep(2 * time.Second)
+	}
+}
+
+// pass heals everything once. One that somebody else has begun by this host is begun anew, so that the counts are complete.
+func (s *setup) pass(ctx context.Context) (healing, error) {
+	found := healing{Failed: []string{}}
+	options := madmin.HealOpts{Recursive: true, ScanMode: madmin.HealNormalScan}
+	begun, _, err := s.admin.Heal(ctx, "", "", options, "", true, false)
+	if err != nil {
+		return found, err
+	}
+	reported := time.Now()
+	for {
+		_, status, err := s.admin.Heal(ctx, "", "", options, begun.ClientToken, false, false)
+		if err != nil {
+			return found, err
+		}
+		for i := range status.Items {
+			found.add(&status.Items[i])
+		}
+		switch status.Summary {
+		case "finished":
+			return found, nil
+		case "stopped":
+			return found, fmt.Errorf("the server stopped healing: %s", status.FailureDetail)
+		}
+		if time.Since(reported) > reportEvery {
+			say("%d objects looked at, %d healed, %d failed", found.Objects, found.Healed, found.failed)
+			reported = time.Now()
+		}
+		time.Sleep(fetchEvery)
+	}
+}
+
+// add counts one result. MinIO's own records (buckets, users, policies) are healed with the objects and only count if they fail.
+func (h *healing) add(item *madmin.HealResultItem) {
+	object := item.Type == madmin.HealItemObject
+	if strings.HasPrefix(item.Detail, "Object not found: ") || strings.HasPrefix(item.Detail, "Version not found: ") {
+		if object {
+			h.Removed++
+		}
+		return
+	}
+	before, after := item.GetOnlineCounts()
+	if object {
+		h.Objects++
+		if after > before {
+			h.Healed++
+		}
+	}
+	reasons := []string{}
+	if item.Detail != "" {
+		reasons = append(reasons, item.Detail)
+	}
+	for _, drive := range item.After.Drives {
+		if drive.State != madmin.DriveStateOk {
+			reasons = append(reasons, drive.Endpoint+" "+drive.State)
+		}
+	}
+	if len(reasons) == 0 {
+		return
+	}
+	h.failed++
+	if len(h.Failed) < namedFailed {
+		h.Failed = append(h.Failed, fmt.Sprintf("%s/%s (%s)", item.Bucket, item.Object, strings.Join(reasons, ", ")))
+	}
+}
+
+func say(format string, values ...any) {
+	fmt.Fprintf(os.Stderr, "minio-setup: "+format+"\n", values...)
 }
 
 // wait returns when the server has initialised its users; a wrong root password is reported at once.
