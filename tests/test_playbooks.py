@@ -1,11 +1,14 @@
-"""Playbooks that need no host: secrets, on a copy of inventories/prod."""
+"""What needs no host: the playbook of the secrets, on a copy of inventories/prod, and endpoints that follow from the groups."""
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -49,3 +52,24 @@ def test_secrets_fills_what_is_empty_and_encrypts(inventory: Path, run: Run) -> 
     assert second.returncode == 0, second.stdout
     assert "changed=0" in second.stdout
     assert vault.read_bytes() == encrypted
+
+
+@pytest.mark.parametrize(("stores", "expected"), [(4, [1, 2, 3, 4, 1]), (1, [1, 1])])
+def test_whom_clients_of_the_object_store_ask(run: Run, tmp_path: Path, stores: int, expected: list[int]) -> None:
+    """A host of the store asks itself, any other the first; a site's own balancer outranks that."""
+    hosts = {f"h{number}": {"lakehouse_address": f"192.0.2.{number}"} for number in range(1, stores + 2)}
+    groups: dict[str, Any] = {
+        "object_store": {"hosts": {host: {} for host in list(hosts)[:stores]}},
+        "spark_master": {"hosts": {f"h{stores + 1}": {}}},
+    }
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text(json.dumps({"all": {"hosts": hosts, "children": {"lakehouse": {"children": groups}}}}))
+    shown = "msg={{ inventory_hostname }}={{ lakehouse_s3_endpoint }}"
+    command = ["ansible", "lakehouse", "-i", inventory, "--playbook-dir", "playbooks", "-m", "debug", "-a", shown]
+    asked = dict(re.findall(r"(h\d+)=(\S+?)['\"]?$", run(*command).stdout, re.MULTILINE))
+    assert asked == {host: f"http://192.0.2.{n}:9000" for host, n in zip(hosts, expected, strict=True)}
+
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars" / "lakehouse.yml").write_text("lakehouse_minio_endpoint: http://balancer:9000\n")
+    asked = dict(re.findall(r"(h\d+)=(\S+?)['\"]?$", run(*command).stdout, re.MULTILINE))
+    assert asked == dict.fromkeys(hosts, "http://balancer:9000")
