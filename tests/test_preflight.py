@@ -124,6 +124,16 @@ def test_groups(groups: dict[str, list[str]], expected: list[str]) -> None:
     assert all(text in problem for text, problem in zip(expected, problems, strict=True))
 
 
+@pytest.mark.parametrize(("hosts", "pool", "refused"), [(4, 4, 0), (8, 4, 0), (6, 0, 0), (6, 4, 1), (6, 3, 1)])
+def test_a_store_grows_by_whole_pools(hosts: int, pool: int, refused: int) -> None:
+    rules = {"object_store": {"min": 1, "refused": [2, 3], "pool": pool}}
+    names = [f"h{number}" for number in range(hosts)]
+    problems = filters.group_problems({"lakehouse": names, "object_store": names}, rules, "lakehouse")
+    assert [f"has {hosts} hosts, but lakehouse_object_store_pool_hosts is {pool}" in text for text in problems] == [
+        True
+    ] * refused
+
+
 @pytest.mark.parametrize(
     ("addresses", "expected"),
     [

@@ -27,6 +27,12 @@ def _group_problems(groups: dict[str, list[str]], wanted: dict[str, dict[str, An
                 f"Groups: {name} has {_count(hosts)}: one host stores on a single node, four or more are a "
                 f"distributed store; nothing between them survives the loss of a host. {remedy}"
             )
+        pool = rule.get("pool", 0)
+        if pool and (pool < 4 or len(hosts) % pool):
+            yield (
+                f"Groups: {name} has {_count(hosts)}, but lakehouse_object_store_pool_hosts is {pool}: a store grows by whole "
+                "pools of four or more hosts. Remedy: set it to the number of hosts that the store began with, and add as many."
+            )
         for beside in rule.get("beside", []):
             apart = sorted(set(hosts) - set(groups.get(beside, [])))
             if apart:
