@@ -15,7 +15,8 @@ SCENARIOS = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/mole
 STATE = ROOT / ".cache" / "molecule"
 TIMEOUT = 30 * 60
 # As molecule/shared/inventory/group_vars/all.yml computes it.
-PREFIX = f"vm-{hashlib.sha1(str(ROOT).encode(), usedforsecurity=False).hexdigest()[:6]}"
+CHECKOUT = hashlib.sha1(str(ROOT).encode(), usedforsecurity=False).hexdigest()[:6]
+PREFIX = f"vm-{CHECKOUT}"
 DIAGNOSIS = """
 systemctl --failed --no-legend
 journalctl --no-pager --priority warning --lines 40
@@ -47,6 +48,12 @@ def sweep(scenario: str) -> None:
     for kind in ("volume", "network"):
         if found[kind]:
             docker(kind, "rm", *found[kind])
+    # What VMs are started from stays, for the next scenario, unless it was not finished: its image is made last.
+    for volume in docker(
+        "volume", "ls", "--filter", f"label=lakehouse.seed={CHECKOUT}", "--format", "{{.Name}}"
+    ).split():
+        if not docker("image", "ls", "--quiet", volume.replace("-vm-seed-", "/vm-seed:")).strip():
+            docker("volume", "rm", volume)
     shutil.rmtree(STATE / scenario, ignore_errors=True)
 
 
