@@ -105,6 +105,23 @@ def with_source(settings: config.Config) -> Callable[..., config.Config]:
     return replaced
 
 
+@pytest.fixture
+def moodle(
+    database: Server,  # noqa: F811 (the fixture)
+    with_source: Callable[..., config.Config],
+    tmp_path: Path,
+) -> config.Config:
+    """A configuration whose source is an empty database of the tests' server."""
+    (tmp_path / "server_password").write_text(database.password)
+    return with_source(
+        host=database.host,
+        port=database.port,
+        user=database.user,
+        database=database.database,
+        password_file=str(tmp_path / "server_password"),
+    )
+
+
 def load_dump(target: Server, file: Path) -> None:
     """Load a dump of a Moodle site over one connection, since its statements set the session."""
     connection = pymysql.connect(

@@ -45,6 +45,7 @@ def test_catalogue_holds_moodles_tables_and_keeps_nothing_personal() -> None:
         ({"strategy": "copy"}, "a: strategy 'copy'; use one of"),
         ({"strategy": "merge"}, "a: strategy merge needs a cursor"),
         ({"key": []}, "a: no key"),
+        ({"full_every": "daily"}, "a: full_every 'daily'; use a number of hours"),
         ({"keys": ["id"]}, "a: unknown key keys"),
         ({"text": {"keep": ["x"], "drop": ["x"]}}, "a: column x has two policies"),
         ({"text": {"hide": ["x"]}}, "a: unknown policy text.hide"),
@@ -161,6 +162,18 @@ def test_id_column_needs_one_whole_number() -> None:
     assert plan.id_column == "id"
     (plan,) = planned({"mdl_role": [column("id", "bigint(20) unsigned"), column("n")]}).tables
     assert plan.id_column is None
+
+
+def test_cursor_needs_a_key_that_the_source_guarantees() -> None:
+    known = [SourceColumn("id", "bigint", "bigint(10)", primary=True), column("timemodified")]
+    (grades,) = planned({"mdl_quiz_grades": known}).tables
+    assert (grades.key, grades.cursor) == (("id",), "timemodified")
+    (loose,) = planned({"mdl_quiz_grades": [column("id"), column("timemodified")]}).tables
+    assert (loose.key, loose.cursor) == ((), None)
+    (lacking,) = planned({"mdl_quiz_grades": known[:1]}).tables
+    assert (lacking.key, lacking.cursor) == (("id",), None)
+    (course,) = planned({"mdl_course": known}).tables  # strategy snapshot: its cursor is not trusted
+    assert (course.key, course.cursor) == (("id",), None)
 
 
 def test_catalogue_file_is_plain_data() -> None:

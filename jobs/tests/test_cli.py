@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import pytest
 import yaml
 from conftest import config_document, load_dump
 from mariadb import Server
-from moodle_lakehouse import cli, ops, pipeline, session, tables
+from moodle_lakehouse import cli, config, ops, pipeline, session, tables
 from moodle_lakehouse.errors import LakehouseError, reason
+from small_moodle import lake_rows, plans, source_rows
 
 VERBS = ["cluster", "curate", "evaluate", "features", "ingest", "pipeline", "report", "score", "train"]
 
@@ -157,10 +160,14 @@ def installed(tmp_path: Path, database: Server, test_data: Path) -> dict[str, st
     }
 
 
+JOB = [sys.executable, "-m", "moodle_lakehouse.cli"]
+
+
 def test_ingest_and_curate_as_a_user_runs_them(installed: dict[str, str]) -> None:
     def job(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "moodle_lakehouse.cli", *arguments]
-        return subprocess.run(command, env=installed, capture_output=True, text=True, timeout=600, check=False)
+        return subprocess.run(
+            [*JOB, *arguments], env=installed, capture_output=True, text=True, timeout=600, check=False
+        )
 
     early = job("curate")
     assert early.returncode == 1
@@ -172,8 +179,14 @@ def test_ingest_and_curate_as_a_user_runs_them(installed: dict[str, str]) -> Non
     lines = {line.split()[0]: line.split()[1:3] for line in ingested.stdout.splitlines() if len(line.split()) > 3}
     assert lines["logstore_standard_log"] == ["9,140", "9,140"]
     assert lines["48"] == ["tables", "13,152"]
+    assert "Unchanged" in ingested.stdout  # tables without rows
     assert "WARN" not in ingested.stdout
     assert "Not in this Moodle: user_info_category, user_info_data, user_info_field" in ingested.stdout
+
+    again = job("ingest")
+    assert again.returncode == 0, again.stderr
+    assert "Unchanged: 48 tables" in again.stdout
+    assert "logstore_standard_log" not in again.stdout
 
     curated = job("curate")
     assert curated.returncode == 0, curated.stderr
@@ -185,3 +198,26 @@ def test_ingest_and_curate_as_a_user_runs_them(installed: dict[str, str]) -> Non
     assert no_term.returncode == 1
     assert "No course has both a start and an end" in no_term.stderr
     assert "Traceback" not in no_term.stderr
+
+
+@pytest.mark.parametrize("tables_written", [5, 30])
+def test_killed_ingest_is_made_up_for_by_the_next(
+    installed: dict[str, str], tmp_path: Path, lake: Any, database: Server, tables_written: int
+) -> None:
+    """The driver and its JVM get SIGKILL when some of the tables are there and others are being written."""
+    warehouse = tmp_path / "warehouse"
+    process = subprocess.Popen([*JOB, "ingest"], env=installed, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(warehouse.glob("raw/*/metadata/v1.metadata.json"))) < tables_written:
+            assert process.poll() is None, "the run ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run([*JOB, "ingest"], env=installed, check=True, capture_output=True, timeout=600)
+    settings = config.load(installed["LAKEHOUSE_CONFIG"])
+    for name, plan in plans(settings).items():
+        found = lake.read.format("iceberg").load(str(warehouse / "raw" / name))
+        assert lake_rows(found, plan) == source_rows(database, plan), name

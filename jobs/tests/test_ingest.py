@@ -4,61 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pymysql
 import pytest
 from conftest import load_dump
 from mariadb import Server
-from moodle_lakehouse import catalogue, config, ingest, tables
+from moodle_lakehouse import catalogue, config, ingest, table_copy, tables
 from moodle_lakehouse.errors import LakehouseError, SourceError
 from moodle_lakehouse.source import TableExtent
 from pyspark.sql import SparkSession
-
-LOG = """CREATE TABLE `{p}logstore_standard_log` (`id` bigint(10) NOT NULL AUTO_INCREMENT, `eventname` varchar(255) NOT NULL,
- `edulevel` tinyint(1) NOT NULL DEFAULT 0, `other` longtext, `timecreated` bigint(10) NOT NULL DEFAULT 0, `ip` varchar(45),
- PRIMARY KEY (`id`)) DEFAULT CHARSET=utf8mb4"""
-MINIMAL = [
-    LOG,
-    "CREATE TABLE `{p}course` (`id` bigint(10) PRIMARY KEY)",
-    "CREATE TABLE `{p}user` (`id` bigint(10) PRIMARY KEY)",
-]
-
-
-@pytest.fixture
-def moodle(database: Server, with_source: Callable[..., config.Config], tmp_path: Path) -> config.Config:
-    """A configuration whose source is an empty database of the tests' server."""
-    (tmp_path / "server_password").write_text(database.password)
-    return with_source(
-        host=database.host,
-        port=database.port,
-        user=database.user,
-        database=database.database,
-        password_file=str(tmp_path / "server_password"),
-    )
-
-
-def fill(database: Server, moodle: config.Config, *statements: str) -> None:
-    """The smallest Moodle there is, and what a test adds."""
-    for statement in (*MINIMAL, *statements):
-        database.query(statement.replace("{p}", moodle.moodle.prefix))
-
-
-def insert(database: Server, sql: str, rows: list[tuple[Any, ...]]) -> None:
-    """Insert rows with the client's quoting."""
-    connection = pymysql.connect(
-        host=database.host, port=database.port, user=database.user, password=database.password,
-        database=database.database, charset="utf8mb4", autocommit=True,
-    )  # fmt: skip
-    with connection, connection.cursor() as cursor:
-        cursor.executemany(sql, rows)
-
-
-def raw(lake: SparkSession, name: str) -> list[dict[str, Any]]:
-    return [row.asDict() for row in lake.table(tables.raw(name)).orderBy("id").collect()]
+from small_moodle import fill, insert, raw
 
 
 def test_types_are_exact(lake: SparkSession, database: Server, moodle: config.Config) -> None:
@@ -154,14 +111,14 @@ def test_profile_fields_are_kept_when_configured(lake: SparkSession, database: S
 def test_large_tables_are_read_in_ranges_without_loss(
     lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "RANGE_ROWS", 100)
+    monkeypatch.setattr(table_copy, "RANGE_ROWS", 100)
     fill(database, moodle)
     ids = [*range(1, 400), 5000, 9007199254740993]  # gaps, and more than a double can tell apart
     insert(database, "INSERT INTO mdl_logstore_standard_log (id, eventname) VALUES (%s, 'e')", [(i,) for i in ids])
     result = ingest.run(lake, moodle)
     assert [row["id"] for row in raw(lake, "logstore_standard_log")] == ids
     (log,) = [t for t in result.tables if t.table == "logstore_standard_log"]
-    assert (log.rows_read, log.rows_written, log.note) == (401, 401, "")
+    assert (log.rows_read, log.inserted, log.note) == (401, 401, "")
 
 
 @pytest.mark.parametrize(
@@ -176,13 +133,15 @@ def test_large_tables_are_read_in_ranges_without_loss(
 def test_ranges_cover_every_id_once(
     monkeypatch: pytest.MonkeyPatch, low: int, high: int, rows: int, most: int, expected: list[tuple[int, int]]
 ) -> None:
-    monkeypatch.setattr(ingest, "RANGE_ROWS", 100)
+    monkeypatch.setattr(table_copy, "RANGE_ROWS", 100)
     column = catalogue.SourceColumn("id", "bigint", "bigint(10)")
     plan = catalogue.plan(catalogue.load(), {"mdl_role": [column]}, prefix="mdl_", privacy="keep").tables[0]
-    assert ingest.id_ranges(plan, TableExtent(rows, low, high), most) == expected
+    assert table_copy.id_ranges(plan, TableExtent(rows, low, high), most) == expected
 
 
-def test_second_run_replaces_and_keeps_history(lake: SparkSession, database: Server, moodle: config.Config) -> None:
+def test_second_run_writes_differences_and_keeps_history(
+    lake: SparkSession, database: Server, moodle: config.Config
+) -> None:
     fill(database, moodle, "INSERT INTO `{p}course` VALUES (1), (2)")
     ingest.run(lake, moodle)
     database.query("DELETE FROM mdl_course WHERE id = 1")
@@ -197,17 +156,49 @@ def test_second_run_replaces_and_keeps_history(lake: SparkSession, database: Ser
     assert sorted(row["id"] for row in before.collect()) == [1, 2]
 
 
+@pytest.mark.parametrize("earlier", [False, True], ids=["first load", "later"])
 def test_rows_that_arrive_meanwhile_wait_for_the_next_run(
-    lake: SparkSession, database: Server, moodle: config.Config
+    lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch, earlier: bool
 ) -> None:
-    fill(database, moodle, "INSERT INTO `{p}course` VALUES (1), (2)")
-    site = ingest.inspect(moodle)
-    database.query("INSERT INTO mdl_course VALUES (3)")
-    database.query("DELETE FROM mdl_course WHERE id = 1")
-    (course,) = [t for t in ingest.run(lake, moodle, site).tables if t.table == "course"]
-    assert (course.rows_read, course.rows_written) == (2, 1)
+    fill(database, moodle)
+    if earlier:
+        ingest.run(lake, moodle)
+    database.query("INSERT INTO mdl_course VALUES (1), (2)")
+    reading = table_copy._TableCopy._read
+
+    def changed(self: Any, *arguments: Any) -> Any:
+        if self.plan.table.name == "course":
+            database.query("INSERT IGNORE INTO mdl_course VALUES (3)")
+            database.query("DELETE FROM mdl_course WHERE id = 1")
+        return reading(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(table_copy._TableCopy, "_read", changed)
+        (course,) = [t for t in ingest.run(lake, moodle).tables if t.table == "course"]
+    assert course.inserted == 1
     assert course.note == "changed while it was read (2 rows at the start)"
     assert [row["id"] for row in raw(lake, "course")] == [2]
+    ingest.run(lake, moodle)
+    assert [row["id"] for row in raw(lake, "course")] == [2, 3]
+
+
+def test_source_that_returns_to_what_it_was_before_the_reading_is_read_again(
+    lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(database, moodle, "INSERT INTO `{p}course` VALUES (1), (2)")
+    reading = table_copy._TableCopy._read
+
+    def changed(self: Any, *arguments: Any) -> Any:
+        database.query("DELETE FROM mdl_course WHERE id = 1")
+        return reading(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(table_copy._TableCopy, "_read", changed)
+        ingest.run(lake, moodle)
+    assert [row["id"] for row in raw(lake, "course")] == [2]
+    database.query("INSERT INTO mdl_course VALUES (1)")
+    ingest.run(lake, moodle)
+    assert [row["id"] for row in raw(lake, "course")] == [1, 2]
 
 
 def test_other_prefix_and_foreign_tables(lake: SparkSession, database: Server, moodle: config.Config) -> None:
@@ -224,7 +215,14 @@ def test_run_is_recorded(lake: SparkSession, database: Server, moodle: config.Co
     ingest.run(lake, moodle)
     (row,) = lake.table(tables.JOB_RUN).collect()
     assert (row["job"], row["status"]) == ("ingest", "done")
-    assert json.loads(row["detail"])["tables"] == {"course": 1, "logstore_standard_log": 0, "user": 0}
+    detail = json.loads(row["detail"])
+    assert (list(detail["tables"]), detail["unchanged"]) == (["course"], 2)
+    assert {k: detail["tables"]["course"][k] for k in ("rows_read", "inserted", "updated", "deleted")} == {
+        "rows_read": 1,
+        "inserted": 1,
+        "updated": 0,
+        "deleted": 0,
+    }
     assert row["started_at"] < row["finished_at"]
 
 
@@ -268,7 +266,7 @@ def test_real_site_arrives_whole(lake: SparkSession, database: Server, moodle: c
     assert len(result.tables) == 48
     for row in result.tables:
         expected = database.value(f"SELECT COUNT(*) FROM `mdl_{row.table}`")
-        assert (row.rows_read, row.rows_written, lake.table(tables.raw(row.table)).count()) == (expected,) * 3
+        assert (row.rows_read, row.inserted, lake.table(tables.raw(row.table)).count()) == (expected,) * 3
         assert row.note == ""  # the catalogue knows every column
     levels = database.query("SELECT edulevel, COUNT(*) FROM mdl_logstore_standard_log GROUP BY 1")
     found = lake.table(tables.raw("logstore_standard_log")).groupBy("edulevel").count().collect()

@@ -19,7 +19,8 @@ from moodle_lakehouse.errors import LakehouseError, bullet_list
 
 STRATEGIES = ("append", "merge", "snapshot", "history")
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
-_KEYS = {"key", "cursor", "strategy", "since", "partition", "text", "drop"}
+_KEYS = {"key", "cursor", "strategy", "since", "partition", "text", "drop", "full_every"}
+FULL_EVERY_HOURS = 20  # a table of strategy merge that is read every night is compared whole every night
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,13 @@ class MoodleTable:
     keep: frozenset[str] = frozenset()
     drop: frozenset[str] = frozenset()
     reduce: dict[str, JsonReduction | ProfileFieldReduction] = field(default_factory=dict)
+    full_every: float = FULL_EVERY_HOURS
     known: bool = True  # False: unlisted text columns are the rule, not news
+
+    @property
+    def keeps_purged(self) -> bool:
+        """Whether rows stay in the lake that the source has purged."""
+        return self.strategy in ("append", "history")
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class SourceColumn:
     column_type: str
     precision: int | None = None
     scale: int | None = None
+    primary: bool = False
 
     @property
     def unsigned(self) -> bool:
@@ -84,6 +92,10 @@ class ReadColumn:
     sql: str
     spark_type: str
 
+    @property
+    def is_number(self) -> bool:
+        return self.spark_type not in ("STRING", "BINARY")
+
 
 @dataclass(frozen=True)
 class TablePlan:
@@ -95,6 +107,14 @@ class TablePlan:
     dropped: tuple[str, ...]
     reduced: tuple[str, ...]
     notes: tuple[str, ...]
+    key: tuple[str, ...] = ()  # the catalogue's key where the site's primary key is the same, else nothing
+
+    @property
+    def cursor(self) -> str | None:
+        """The whole number by which new rows are found: of a key that is sure, and not for strategy snapshot."""
+        if not self.key or self.table.strategy == "snapshot":
+            return None
+        return self.table.cursor if self._is_whole(self.table.cursor) else None
 
     @property
     def id_column(self) -> str | None:
@@ -102,8 +122,10 @@ class TablePlan:
         if len(self.table.key) != 1:
             return None
         name = self.table.key[0]
-        whole = ("INT", "BIGINT")
-        return name if any(c.name == name and c.spark_type in whole for c in self.columns) else None
+        return name if self._is_whole(name) else None
+
+    def _is_whole(self, name: str | None) -> bool:
+        return any(c.name == name and c.spark_type in ("INT", "BIGINT") for c in self.columns)
 
     def select(self, condition: str | None = None) -> str:
         """The SQL that reads the table with the privacy policy in it."""
@@ -166,6 +188,9 @@ def _table(name: str, entry: Any, faults: list[str], *, known: bool = True) -> M
         fault("no key")
     if entry.get("strategy") in ("append", "merge", "history") and not entry.get("cursor"):
         fault(f"strategy {entry['strategy']} needs a cursor")
+    full_every = entry.get("full_every", FULL_EVERY_HOURS)
+    if not isinstance(full_every, (int, float)) or full_every < 0:
+        fault(f"full_every {full_every!r}; use a number of hours")
     text = entry.get("text") or {}
     for unknown in sorted(set(text) - {"keep", "drop", "reduce"}):
         fault(f"unknown policy text.{unknown}")
@@ -191,6 +216,7 @@ def _table(name: str, entry: Any, faults: list[str], *, known: bool = True) -> M
         keep=frozenset(keep),
         drop=frozenset(drop),
         reduce=reductions,
+        full_every=full_every,
         known=known,
     )
 
@@ -265,7 +291,11 @@ def _plan_table(
         read.append(ReadColumn(column.name, sql, spark_type))
     present = {column.name for column in columns}
     notes.extend(f"the key column {k} is missing" for k in table.key if k not in present and table.known)
-    return TablePlan(table, prefix + table.name, tuple(read), tuple(dropped), tuple(reduced), tuple(notes))
+    primary = {column.name for column in columns if column.primary}
+    sure = set(table.key) == primary <= {column.name for column in read}
+    return TablePlan(
+        table, prefix + table.name, tuple(read), tuple(dropped), tuple(reduced), tuple(notes), table.key if sure else ()
+    )
 
 
 def lake_type(column: SourceColumn) -> tuple[str | None, str]:

@@ -231,14 +231,23 @@ def _table(title: str, *columns: str) -> Any:
 
 
 def _print_ingest(result: IngestResult) -> None:
-    table = _table("Moodle's tables in lakehouse.raw", "table", "rows read", "rows written", "seconds", "note")
-    for row in result.tables:
-        table.add_row(row.table, f"{row.rows_read:,}", f"{row.rows_written:,}", f"{row.seconds:.1f}", row.note)
+    columns = ("table", "rows read", "inserted", "updated", "deleted", "seconds", "watermark", "note")
+    table = _table("Moodle's tables in lakehouse.raw", *columns)
+    told = [row for row in result.tables if row.changed or row.note]
+    for row in told:
+        numbers = [f"{n:,}" for n in (row.rows_read, row.inserted, row.updated, row.deleted)]
+        mark = "" if row.watermark is None else str(row.watermark)
+        table.add_row(row.table, *numbers, f"{row.seconds:.1f}", mark, row.note)
     table.add_section()
-    read, written = sum(r.rows_read for r in result.tables), sum(r.rows_written for r in result.tables)
-    table.add_row(f"{len(result.tables)} tables", f"{read:,}", f"{written:,}", "", "")
+    numbers = [
+        f"{sum(values):,}"
+        for values in zip(*[(r.rows_read, r.inserted, r.updated, r.deleted) for r in result.tables], strict=True)
+    ]
+    table.add_row(f"{len(result.tables)} tables", *numbers)
     console = _console()
     console.print(table)
+    if len(told) < len(result.tables):
+        console.print(f"Unchanged: {len(result.tables) - len(told)} tables")
     if result.missing:
         console.print(f"Not in this Moodle: {', '.join(result.missing)}")
     if result.unlisted:

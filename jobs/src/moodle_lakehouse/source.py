@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +33,12 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class TableExtent:
-    """Rows of a table and, where it has a numeric id, the ids' range."""
+    """Rows of a table or a part of it and, where there is one, the range of its numeric id and the last cursor."""
 
     rows: int
     low: int | None
     high: int | None
+    last: int | None = None
 
 
 @contextlib.contextmanager
@@ -82,16 +83,17 @@ def _told(error: Exception, moodle: MoodleConfig) -> SourceError:
 def tables(cursor: Cursor, moodle: MoodleConfig) -> dict[str, list[SourceColumn]]:
     """The site's tables (full names, Moodle's prefix) with their columns in order."""
     cursor.execute(
-        "SELECT c.table_name, c.column_name, c.data_type, c.column_type, c.numeric_precision, c.numeric_scale"
+        "SELECT c.table_name, c.column_name, c.data_type, c.column_type, c.numeric_precision, c.numeric_scale, c.column_key"
         " FROM information_schema.columns c JOIN information_schema.tables t"
         " ON t.table_schema = c.table_schema AND t.table_name = c.table_name"
         " WHERE c.table_schema = %s AND t.table_type = 'BASE TABLE' ORDER BY c.table_name, c.ordinal_position",
         (moodle.database,),
     )
     found: dict[str, list[SourceColumn]] = {}
-    for table, name, data_type, column_type, precision, scale in cursor.fetchall():
+    for table, name, data_type, column_type, precision, scale, key in cursor.fetchall():
         if table.startswith(moodle.prefix):
-            column = SourceColumn(name, _text(data_type).lower(), _text(column_type).lower(), precision, scale)
+            kind, full = _text(data_type).lower(), _text(column_type).lower()
+            column = SourceColumn(name, kind, full, precision, scale, primary=_text(key) == "PRI")
             found.setdefault(table, []).append(column)
     needed = [moodle.prefix + name for name in ("course", "user", "logstore_standard_log")]
     absent = [name for name in needed if name not in found]
@@ -110,25 +112,56 @@ def module_names(cursor: Cursor, moodle: MoodleConfig) -> list[str]:
     return [str(row[0]) for row in cursor.fetchall()]
 
 
-def extents(cursor: Cursor, plans: Iterable[TablePlan]) -> dict[str, TableExtent]:
-    """Exact numbers of rows and ranges of ids, by the tables' short names."""
-    found = {}
-    for plan in plans:
-        key = plan.id_column
-        bounds = f"MIN({quoted(key)}), MAX({quoted(key)})" if key else "NULL, NULL"
-        cursor.execute(f"SELECT COUNT(*), {bounds} FROM {quoted(plan.source)}")
-        row = cursor.fetchone()
-        assert row is not None
-        found[plan.table.name] = TableExtent(int(row[0]), *(None if v is None else int(v) for v in row[1:]))
-    return found
+def sizes(cursor: Cursor, moodle: MoodleConfig) -> dict[str, int]:
+    """The server's own estimate of each table's rows, by full name: good for an order, not for a number."""
+    cursor.execute(
+        "SELECT table_name, table_rows FROM information_schema.tables WHERE table_schema = %s", (moodle.database,)
+    )
+    return {_text(name): int(rows or 0) for name, rows in cursor.fetchall()}
+
+
+def extent(cursor: Cursor, plan: TablePlan, condition: str | None = None) -> TableExtent:
+    """Exact number of rows that fulfil a condition, the range of their ids and their last cursor."""
+    key, last = plan.id_column, plan.cursor
+    parts = [f"MIN({quoted(key)}), MAX({quoted(key)})" if key else "NULL, NULL"]
+    # A clock that runs ahead must not hide what is written until then.
+    parts.append(f"LEAST(MAX({quoted(last)}), UNIX_TIMESTAMP())" if last and last != key else "NULL")
+    cursor.execute(f"SELECT COUNT(*), {', '.join(parts)} FROM {quoted(plan.source)}{_where(condition)}")
+    row = cursor.fetchone()
+    assert row is not None
+    low, high, latest = (None if v is None else int(v) for v in row[1:])
+    return TableExtent(int(row[0]), low, high, high if last == key else latest)
 
 
 def count(cursor: Cursor, plan: TablePlan, condition: str | None) -> int:
-    """Rows of a table that fulfil a condition, now."""
-    cursor.execute(f"SELECT COUNT(*) FROM {quoted(plan.source)}" + (f" WHERE {condition}" if condition else ""))
+    """Rows of a table that fulfil a condition."""
+    cursor.execute(f"SELECT COUNT(*) FROM {quoted(plan.source)}{_where(condition)}")
     row = cursor.fetchone()
     assert row is not None
     return int(row[0])
+
+
+def checksum(cursor: Cursor, plan: TablePlan, condition: str | None = None) -> str | None:
+    """What stands for the rows as they would be read, privacy applied: equal when the rows are equal.
+
+    The number of rows and the sum of 60 bits of each row's MD5. A row is its columns with commas between: numbers
+    as they are, text and bytes as their own MD5, null as nothing, so that no two rows are written alike. None where
+    the server makes no MD5 (as in FIPS mode): then nothing can be said.
+    """
+    cells = [f"IFNULL({c.sql if c.is_number else f'MD5({c.sql})'}, '')" for c in plan.columns]
+    row = f"MD5(CONCAT_WS(',', {', '.join(cells)}))"
+    cursor.execute(
+        "SELECT COUNT(*), COUNT(h), SUM(CAST(CONV(LEFT(h, 15), 16, 10) AS UNSIGNED))"
+        f" FROM (SELECT {row} AS h FROM {quoted(plan.source)}{_where(condition)}) t"
+    )
+    found = cursor.fetchone()
+    assert found is not None
+    rows, hashed, total = found
+    return f"{rows}:{int(total or 0):x}" if rows == hashed else None
+
+
+def _where(condition: str | None) -> str:
+    return f" WHERE {condition}" if condition else ""
 
 
 def jdbc_url(moodle: MoodleConfig) -> str:

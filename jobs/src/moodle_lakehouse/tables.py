@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 
 CATALOG = "lakehouse"
+RUN_ID = "lakehouse.run-id"  # in the summary of every snapshot
 NAMESPACES = ("raw", "curated", "features", "marts", "ops")
 
 DIM_USER = f"{CATALOG}.curated.dim_user"
@@ -67,9 +70,10 @@ def replace(
     partition: Any = None,
     properties: dict[str, str] | None = None,
     options: dict[str, str] | None = None,
+    summary: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the table anew in one commit; its earlier snapshots stay readable."""
-    writer = df.writeTo(table).using("iceberg").option("snapshot-property.lakehouse.run-id", run_id)
+    """Write the table anew in one commit; its earlier snapshots stay readable. summary: kept with the snapshot."""
+    writer = _summarised(df.writeTo(table).using("iceberg"), run_id, summary)
     for key, value in (options or {}).items():
         writer = writer.option(key, value)
     for key, value in {**TABLE_PROPERTIES, **(properties or {})}.items():
@@ -79,9 +83,9 @@ def replace(
     writer.createOrReplace()
 
 
-def append(df: DataFrame, table: str, *, run_id: str) -> None:
-    """Add rows, making the table when it is missing."""
-    writer = df.writeTo(table).using("iceberg").option("snapshot-property.lakehouse.run-id", run_id)
+def append(df: DataFrame, table: str, *, run_id: str, summary: Mapping[str, str] | None = None) -> None:
+    """Add rows, making the table when it is missing. No rows make a snapshot all the same."""
+    writer = _summarised(df.writeTo(table).using("iceberg"), run_id, summary)
     if exists(df.sparkSession, table):
         writer.append()
         return
@@ -90,9 +94,99 @@ def append(df: DataFrame, table: str, *, run_id: str) -> None:
     writer.create()
 
 
-def row_count(spark: SparkSession, table: str) -> int:
-    """Rows by the current snapshot's summary: no job runs for it."""
+OPERATION = "lakehouse_operation"  # the column of merge()'s changes that says what happens to a row
+INSERT, UPDATE, DELETE = "insert", "update", "delete"
+
+
+def merge(
+    changes: DataFrame,
+    table: str,
+    *,
+    key: Sequence[str],
+    bounds: tuple[int, int] | None,
+    run_id: str,
+    summary: Mapping[str, str],
+) -> None:
+    """Apply changes in one commit that fails when somebody else has written among the same rows since it began.
+
+    changes: the table's columns and OPERATION; key: the columns that identify a row; bounds: the least and the
+    greatest key of the changes, where it is one whole number, so that no file beyond them is read.
+    """
+    spark = changes.sparkSession
+    view = f"changes_{secrets.token_hex(8)}"
+    columns = [_quoted(c) for c in changes.columns if c != OPERATION]
+    matches = [f"t.{_quoted(k)} = s.{_quoted(k)}" for k in key]
+    if bounds is not None:
+        matches.append(f"t.{_quoted(key[0])} BETWEEN {bounds[0]} AND {bounds[1]}")
+    statement = (
+        f"MERGE INTO {'.'.join(_quoted(part) for part in table.split('.'))} t USING {view} s ON {' AND '.join(matches)}"
+        f" WHEN MATCHED AND s.{OPERATION} = '{DELETE}' THEN DELETE"
+        f" WHEN MATCHED THEN UPDATE SET {', '.join(f't.{c} = s.{c}' for c in columns)}"
+        f" WHEN NOT MATCHED AND s.{OPERATION} <> '{DELETE}'"
+        f" THEN INSERT ({', '.join(columns)}) VALUES ({', '.join(f's.{c}' for c in columns)})"
+    )
+    changes.createOrReplaceTempView(view)
+    try:
+        _sql_with_summary(spark, statement, {RUN_ID: run_id, **summary})
+    finally:
+        spark.catalog.dropTempView(view)
+
+
+def _summarised(writer: Any, run_id: str, summary: Mapping[str, str] | None) -> Any:
+    for key, value in {RUN_ID: run_id, **(summary or {})}.items():
+        writer = writer.option(f"snapshot-property.{key}", value)
+    return writer
+
+
+def _sql_with_summary(spark: SparkSession, statement: str, summary: Mapping[str, str]) -> None:
+    """Run a statement whose commit carries the summary.
+
+    SQL has no options for it: Iceberg takes the properties of a call, which has to be Java's own, made here of
+    SparkSession.sql and its two arguments.
+    """
+    jvm: Any = spark._jvm
+    session: Any = spark._jsparkSession
+    invoke, class_of = jvm.java.lang.invoke, jvm.java.lang.Class.forName
+    kind = invoke.MethodType.methodType(session.emptyDataFrame().getClass(), class_of("java.lang.String"))
+    sql = invoke.MethodHandles.publicLookup().findVirtual(session.getClass(), "sql", kind)
+    arguments = spark.sparkContext._gateway.new_array(jvm.java.lang.Object, 2)  # type: ignore[union-attr]
+    arguments[0], arguments[1] = session, statement
+    call = invoke.MethodHandleProxies.asInterfaceInstance(
+        class_of("java.util.concurrent.Callable"), invoke.MethodHandles.insertArguments(sql, 0, arguments)
+    )
+    jvm.org.apache.iceberg.spark.CommitMetadata.withCommitProperties(
+        dict(summary), call, class_of("java.lang.Exception")
+    )
+
+
+def load(spark: SparkSession, table: str) -> Any:
+    """Iceberg's own (Java) view of the table as it is now, or None when it does not exist. No job runs for it."""
     jvm = spark._jvm
     assert jvm is not None
-    snapshot = jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergTable(spark._jsparkSession, table).currentSnapshot()
+    try:
+        return jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergTable(spark._jsparkSession, table)
+    except AnalysisException as error:
+        if error.getErrorClass() == "TABLE_OR_VIEW_NOT_FOUND":
+            return None
+        raise
+
+
+def snapshot_id(loaded: Any) -> int | None:
+    """The current snapshot of a loaded table; None before the first."""
+    snapshot = loaded.currentSnapshot()
+    return None if snapshot is None else int(snapshot.snapshotId())
+
+
+def row_count(spark: SparkSession, table: str) -> int:
+    """Rows by the current snapshot's summary: no job runs for it. Exact, since no table has delete files."""
+    return rows_of(load(spark, table))
+
+
+def rows_of(loaded: Any) -> int:
+    """Rows of a loaded table."""
+    snapshot = loaded.currentSnapshot()
     return 0 if snapshot is None else int(snapshot.summary().get("total-records"))
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"

@@ -1,0 +1,63 @@
+"""The smallest Moodle there is, for tests that write its database themselves, and what is in the lake of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pymysql
+from mariadb import Server
+from moodle_lakehouse import config, ingest, tables
+from moodle_lakehouse.catalogue import TablePlan
+from pyspark.sql import DataFrame, SparkSession
+
+LOG = """CREATE TABLE `{p}logstore_standard_log` (`id` bigint(10) NOT NULL AUTO_INCREMENT, `eventname` varchar(255) NOT NULL,
+ `edulevel` tinyint(1) NOT NULL DEFAULT 0, `other` longtext, `timecreated` bigint(10) NOT NULL DEFAULT 0, `ip` varchar(45),
+ PRIMARY KEY (`id`)) DEFAULT CHARSET=utf8mb4"""
+MINIMAL = [
+    LOG,
+    "CREATE TABLE `{p}course` (`id` bigint(10) PRIMARY KEY)",
+    "CREATE TABLE `{p}user` (`id` bigint(10) PRIMARY KEY)",
+]
+
+
+def fill(database: Server, moodle: config.Config, *statements: str) -> None:
+    """The smallest Moodle, and what a test adds."""
+    for statement in (*MINIMAL, *statements):
+        database.query(statement.replace("{p}", moodle.moodle.prefix))
+
+
+def insert(database: Server, sql: str, rows: list[tuple[Any, ...]]) -> None:
+    """Insert rows with the client's quoting."""
+    connection = pymysql.connect(
+        host=database.host, port=database.port, user=database.user, password=database.password,
+        database=database.database, charset="utf8mb4", autocommit=True,
+    )  # fmt: skip
+    with connection, connection.cursor() as cursor:
+        cursor.executemany(sql, rows)
+
+
+def raw(lake: SparkSession, name: str) -> list[dict[str, Any]]:
+    """A raw table's rows by id."""
+    return [row.asDict() for row in lake.table(tables.raw(name)).orderBy("id").collect()]
+
+
+def plans(moodle: config.Config) -> dict[str, TablePlan]:
+    """How each table is read, by its short name."""
+    return {plan.table.name: plan for plan in ingest.inspect(moodle).plan.tables}
+
+
+def source_rows(database: Server, plan: TablePlan) -> Counter[tuple[Any, ...]]:
+    """The source's rows with the privacy policy applied, asked over another way than the jobs'."""
+    return Counter(tuple(row) for row in database.query(plan.select()))
+
+
+def lake_rows(df: DataFrame, plan: TablePlan) -> Counter[tuple[Any, ...]]:
+    """A table's rows with the columns of a plan, comparable to source_rows."""
+    rows = df.select(*[c.name for c in plan.columns]).collect()
+    return Counter(tuple(bytes(v) if isinstance(v, bytearray) else v for v in row) for row in rows)
+
+
+def snapshots(lake: SparkSession, name: str) -> list[int]:
+    """The ids of a raw table's snapshots in order of time."""
+    return [row["snapshot_id"] for row in lake.table(tables.raw(name) + ".snapshots").orderBy("committed_at").collect()]
