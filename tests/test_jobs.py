@@ -24,8 +24,28 @@ def docker(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
 
 
+# An authority (ca.pem) and its certificate for the database's name (server.pem, server.key)
+CERTIFICATES = """set -e; cd /tls
+request() { openssl req -x509 -newkey rsa:2048 -nodes -days 2 "$@"; }
+request -subj '/CN=authority of the tests' -keyout ca.key -out ca.pem
+request -subj /CN=db -addext subjectAltName=DNS:db -addext basicConstraints=critical,CA:FALSE \\
+    -CA ca.pem -CAkey ca.key -keyout server.key -out server.pem
+chmod 0444 *"""
+
+
 @pytest.fixture(scope="module")
-def database(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def tls(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the database's certificates, made by the openssl of its image."""
+    folder = tmp_path_factory.mktemp("tls")
+    folder.chmod(0o755)
+    command = ["run", "--rm", "--user=root", f"--volume={folder}:/tls", "--entrypoint=sh", images["moodle-db"]]
+    made = docker(*command, "-c", CERTIFICATES)
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def database(images: dict[str, str], tls: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A MariaDB in memory on a network of its own, named as the jobs' tests want it; nothing stays, come what may."""
     password = tmp_path_factory.mktemp("secrets") / "password"
     password.write_text(PASSWORD)
@@ -43,7 +63,9 @@ def database(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
             *("run", "--detach", "--name", f"{NAME}-db", "--network", NAME, "--network-alias", "db"),
             *("--tmpfs", "/var/lib/mysql:uid=10007", f"{secret}/password:ro", f"{secret}/root:ro"),
             *(f"--env={name}={value}" for name, value in environment.items()),
+            f"--volume={tls}:/tls:ro",
             images["moodle-db"],
+            *("--ssl-cert=/tls/server.pem", "--ssl-key=/tls/server.key", "--ssl-ca=/tls/ca.pem"),
         )
         assert started.returncode == 0, started.stderr
         for _ in range(120):
@@ -61,8 +83,9 @@ def database(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
 @pytest.mark.engine
 @pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("suite", SUITES)
-def test_jobs(suite: str, images: dict[str, str], database: str, runner: Runner) -> None:
+def test_jobs(suite: str, images: dict[str, str], database: str, tls: Path, runner: Runner) -> None:
     options = [f"--volume={ROOT / 'jobs'}:/jobs:ro", "--workdir=/jobs", f"--env=LAKEHOUSE_TEST_MYSQL={database}"]
+    options += [f"--volume={tls / 'ca.pem'}:/tls/ca.pem:ro", "--env=LAKEHOUSE_TEST_MYSQL_CA=/tls/ca.pem"]
     if DATA.is_dir():
         options += [f"--volume={DATA}:/data:ro", "--env=LAKEHOUSE_TEST_DATA=/data"]
     command = ["docker", "run", "--rm", "--name", NAME, "--network", NAME, *options, images["jobs-test"]]

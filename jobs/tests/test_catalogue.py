@@ -70,6 +70,19 @@ def test_personal_columns_of_users_never_leave_the_source() -> None:
     assert [c.name for c in kept.columns] == ["id", "deleted", *names]
 
 
+def test_inventory_decides_before_the_catalogue() -> None:
+    names = ["username", "email", "auth", "lang"]
+    source = {"mdl_user": [column("id"), column("deleted", "tinyint(1)"), *[column(n, "varchar(100)") for n in names]]}
+    decided = {"user": {"username": "hash", "auth": "drop", "deleted": "drop", "email": "keep", "gone": "drop"}}
+    (user,) = planned(source, columns=decided, hash_key=b"k").tables
+    assert [c.name for c in user.columns] == ["id", "username", "email", "lang"]
+    assert user.reduced == ("username",)
+    assert user.notes == ("gone has a rule in the inventory (drop), but the table has no such column",)
+    (kept,) = planned(source, privacy="keep", columns=decided, hash_key=b"k").tables
+    assert [c.name for c in kept.columns] == ["id", "username", "email", "lang"]
+    assert kept.reduced == ("username",)
+
+
 def test_unknown_numbers_are_carried_and_unknown_text_is_dropped_and_told() -> None:
     source = {"mdl_role": [column("id"), column("newnumber", "int(9)"), column("newtext", "longtext")]}
     (role,) = planned(source).tables
@@ -97,7 +110,7 @@ def test_other_prefix_and_modules_and_plugins() -> None:
         ],
     }
     plan = planned(
-        source, prefix="m_", modules=["wiki", "chat"], extra_tables=["local_x"], extra_keep={"local_x": ["code"]}
+        source, prefix="m_", modules=["wiki", "chat"], extra_tables=["local_x"], columns={"local_x": {"code": "keep"}}
     )
     wiki, plugin = sorted(plan.tables, key=lambda t: t.table.name, reverse=True)
     assert wiki.select() == "SELECT `id`, `name` FROM `m_wiki`"

@@ -7,6 +7,7 @@ carried, text that it does not know is dropped and told, since nobody has looked
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,6 +50,7 @@ class MoodleTable:
     partition: str | None = None
     keep: frozenset[str] = frozenset()
     drop: frozenset[str] = frozenset()
+    hash: frozenset[str] = frozenset()
     reduce: dict[str, JsonReduction | ProfileFieldReduction] = field(default_factory=dict)
     full_every: float = FULL_EVERY_HOURS
     known: bool = True  # False: unlisted text columns are the rule, not news
@@ -105,7 +107,7 @@ class TablePlan:
     source: str
     columns: tuple[ReadColumn, ...]
     dropped: tuple[str, ...]
-    reduced: tuple[str, ...]
+    reduced: tuple[str, ...]  # hashed ones, too
     notes: tuple[str, ...]
     key: tuple[str, ...] = ()  # the catalogue's key where the site's primary key is the same, else nothing
 
@@ -192,7 +194,7 @@ def _table(name: str, entry: Any, faults: list[str], *, known: bool = True) -> M
     if not isinstance(full_every, (int, float)) or full_every < 0:
         fault(f"full_every {full_every!r}; use a number of hours")
     text = entry.get("text") or {}
-    for unknown in sorted(set(text) - {"keep", "drop", "reduce"}):
+    for unknown in sorted(set(text) - {"keep", "hash", "drop", "reduce"}):
         fault(f"unknown policy text.{unknown}")
     keep, drop = list(text.get("keep") or []), list(text.get("drop") or []) + list(entry.get("drop") or [])
     reductions: dict[str, JsonReduction | ProfileFieldReduction] = {}
@@ -203,7 +205,8 @@ def _table(name: str, entry: Any, faults: list[str], *, known: bool = True) -> M
             reductions[column] = ProfileFieldReduction(rule["profile_fields"])
         else:
             fault(f"text.reduce.{column}: use json or profile_fields")
-    named = [*keep, *drop, *reductions]
+    hashed = list(text.get("hash") or [])
+    named = [*keep, *hashed, *drop, *reductions]
     for column in sorted({c for c in named if named.count(c) > 1}):
         fault(f"column {column} has two policies")
     return MoodleTable(
@@ -214,6 +217,7 @@ def _table(name: str, entry: Any, faults: list[str], *, known: bool = True) -> M
         since=entry.get("since"),
         partition=entry.get("partition"),
         keep=frozenset(keep),
+        hash=frozenset(hashed),
         drop=frozenset(drop),
         reduce=reductions,
         full_every=full_every,
@@ -229,31 +233,33 @@ def plan(
     privacy: str,
     modules: Iterable[str] = (),
     extra_tables: Iterable[str] = (),
-    extra_keep: dict[str, Iterable[str]] | None = None,
+    columns: Mapping[str, Mapping[str, str]] | None = None,
     profile_fields: Sequence[str] = (),
+    hash_key: bytes = b"",
 ) -> SourcePlan:
     """How every wanted table that the site has is read.
 
     source_tables: full table name -> its columns. modules: names of the site's activity modules, whose own
-    tables are read as well. extra_tables: plugins' tables named by the inventory, without prefix;
-    extra_keep: text columns of these that are wanted by name.
+    tables are read as well. extra_tables: plugins' tables named by the inventory, without prefix; columns: what the
+    inventory decides about single columns (table -> column -> keep, hash or drop); hash_key: of the hashed ones.
     """
+    decided = columns or {}
     wanted = dict(catalogue.tables)
     for rule, names in ((catalogue.module_instance, modules), (catalogue.extra, extra_tables)):
         for name in names:
             if name in wanted:
                 continue
-            keep = rule.keep | frozenset((extra_keep or {}).get(name, ()))
-            wanted[name] = MoodleTable(name, rule.key, rule.strategy, rule.cursor, keep=keep, known=False)
+            wanted[name] = MoodleTable(name, rule.key, rule.strategy, rule.cursor, keep=rule.keep, known=False)
     optional = set(modules) - set(catalogue.tables)
     plans, missing, notes = [], [], []
     for name, table in wanted.items():
-        columns = source_tables.get(prefix + name)
-        if columns is None:
+        found = source_tables.get(prefix + name)
+        if found is None:
             if name not in optional:
                 missing.append(name)
             continue
-        one = _plan_table(table, prefix, columns, privacy, profile_fields)
+        policy = _Policy(table, privacy, decided.get(name, {}), prefix, profile_fields, hash_key)
+        one = _plan_table(table, prefix, found, policy)
         if not one.columns:
             notes.append(f"{name}: nothing of it may be read under the privacy mode {privacy}; left out")
             continue
@@ -266,9 +272,34 @@ def plan(
     return SourcePlan(tuple(plans), tuple(sorted(missing)), tuple(unlisted), tuple(notes))
 
 
-def _plan_table(
-    table: MoodleTable, prefix: str, columns: Sequence[SourceColumn], privacy: str, profile_fields: Sequence[str]
-) -> TablePlan:
+@dataclass(frozen=True)
+class _Policy:
+    """What happens to a table's columns: what the inventory decided first, then the catalogue's rules."""
+
+    table: MoodleTable
+    privacy: str
+    decided: Mapping[str, str]
+    prefix: str
+    profile_fields: Sequence[str]
+    hash_key: bytes
+
+    def of(self, column: SourceColumn, is_text: bool) -> str:
+        """keep, hash, drop, reduce, or unknown: text that nobody has looked at."""
+        name, table = column.name, self.table
+        if name in self.decided:
+            return self.decided[name]
+        if self.privacy == "keep":
+            return "keep"
+        for rule, names in (("drop", table.drop), ("hash", table.hash), ("reduce", table.reduce)):
+            if name in names:
+                return rule
+        return "unknown" if is_text and name not in table.keep else "keep"
+
+    def reduction(self, column: str) -> str:
+        return _reduction(self.table.reduce[column], column, self.prefix, self.profile_fields)
+
+
+def _plan_table(table: MoodleTable, prefix: str, columns: Sequence[SourceColumn], policy: _Policy) -> TablePlan:
     read, dropped, reduced, notes = [], [], [], []
     for column in columns:
         sql, spark_type = lake_type(column)
@@ -276,19 +307,23 @@ def _plan_table(
             dropped.append(column.name)
             notes.append(f"{column.name} ({column.column_type}) has no counterpart in the lake; left out")
             continue
-        if privacy != "keep":
-            if column.name in table.drop:
-                dropped.append(column.name)
-                continue
-            if column.name in table.reduce:
-                sql = _reduction(table.reduce[column.name], column.name, prefix, profile_fields)
-                reduced.append(column.name)
-            elif spark_type in ("STRING", "BINARY") and column.name not in table.keep:
-                dropped.append(column.name)
-                if table.known:
-                    notes.append(f"{column.name} is text that the catalogue does not know; left out")
-                continue
+        what = policy.of(column, spark_type in ("STRING", "BINARY"))
+        if what in ("drop", "unknown"):
+            dropped.append(column.name)
+            if what == "unknown" and table.known:
+                notes.append(f"{column.name} is text that the catalogue does not know; left out")
+            continue
+        if what == "reduce":
+            sql = policy.reduction(column.name)
+        elif what == "hash":
+            sql, spark_type = _keyed_hash(sql, spark_type, policy.hash_key), "STRING"
+        if what != "keep":
+            reduced.append(column.name)
         read.append(ReadColumn(column.name, sql, spark_type))
+    notes.extend(
+        f"{name} has a rule in the inventory ({policy.decided[name]}), but the table has no such column"
+        for name in policy.decided.keys() - {column.name for column in columns}
+    )
     present = {column.name for column in columns}
     notes.extend(f"the key column {k} is missing" for k in table.key if k not in present and table.known)
     primary = {column.name for column in columns if column.primary}
@@ -346,6 +381,17 @@ def _reduction(
         arms.append(f"WHEN {sql_text(event)} THEN {_json_object(name, [tuple(k.split('.')) for k in keys])}")
     events = ", ".join(sql_text(event) for event in rule.events)
     return f"CASE WHEN `eventname` IN ({events}) AND JSON_VALID({name}) THEN CASE `eventname` {' '.join(arms)} END END"
+
+
+def _keyed_hash(sql: str, spark_type: str, key: bytes) -> str:
+    """HMAC-SHA256 of a value in 64 hex digits, null for null, made by the server: the value does not leave it.
+
+    The statement holds the key's two blocks, hence a key that serves nothing else (config.PrivacyConfig.hash_key).
+    """
+    block = hashlib.sha256(key).digest() if len(key) > 64 else key
+    inner, outer = (bytes(b ^ pad for b in block.ljust(64, b"\0")).hex() for pad in (0x36, 0x5C))
+    value = sql if spark_type == "BINARY" else f"CONVERT({sql} USING utf8mb4)"
+    return f"SHA2(CONCAT(X'{outer}', UNHEX(SHA2(CONCAT(X'{inner}', CAST({value} AS BINARY)), 256))), 256)"
 
 
 def _json_object(column: str, paths: list[tuple[str, ...]], inside: tuple[str, ...] = ()) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import hashlib
+import hmac
 import os
 import types
 import typing
@@ -29,7 +31,11 @@ def _choice(*values: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class MoodleConfig:
-    """Where Moodle's database is and how gently it is read."""
+    """Where Moodle's database is, how gently it is read, and what the site decides about single columns.
+
+    tls: verify-full checks the server's certificate and its name, verify-ca the certificate alone (MySQL's own, made
+    at its installation, names no host). columns: table -> column -> keep, hash or drop, before what the catalogue says.
+    """
 
     host: str
     port: int
@@ -39,7 +45,10 @@ class MoodleConfig:
     prefix: str
     url: str
     max_connections: int = field(default=4, metadata={"minimum": 1})
+    tls: str = field(default="disabled", metadata=_choice("disabled", "verify-ca", "verify-full"))
+    tls_ca: str | None = None  # certificates in PEM; null: the authorities that the system trusts
     extra_tables: list[str] = field(default_factory=list)
+    columns: dict[str, dict[str, str]] = field(default_factory=dict, metadata=_choice("keep", "hash", "drop"))
 
     def password(self) -> str:
         return read_secret(self.password_file, "the password of Moodle's database user")
@@ -58,6 +67,10 @@ class PrivacyConfig:
 
     def key(self) -> bytes:
         return read_secret(self.key_file, "the key of the pseudonyms").encode()
+
+    def hash_key(self) -> bytes:
+        """The key of hashed columns. The source sees it in statements, so it tells nothing about the pseudonyms' key."""
+        return hmac.new(self.key(), b"hashed columns of lakehouse.raw", hashlib.sha256).digest()
 
 
 @dataclass(frozen=True)
@@ -189,7 +202,11 @@ def _check_meaning(config: Config) -> list[str]:
         faults.append(f"moodle.port: {config.moodle.port} is no port; use 1 to 65535")
     if not config.moodle.prefix.replace("_", "").isalnum() and config.moodle.prefix:
         faults.append(f"moodle.prefix: {config.moodle.prefix!r}; letters, digits and _ only")
-    names = list(config.moodle.extra_tables)
+    names = [
+        *config.moodle.extra_tables,
+        *config.moodle.columns,
+        *(c for t in config.moodle.columns.values() for c in t),
+    ]
     if config.analytics.enrolment_attributes:
         names.append(config.analytics.enrolment_attributes.table)
         names.extend(config.analytics.enrolment_attributes.columns)
@@ -242,6 +259,12 @@ def _convert(hint: Any, value: Any, path: str, faults: list[str], metadata: typi
             faults.append(f"{path}: {_kind(value)} found where a list belongs")
             return None
         return [_convert(typing.get_args(hint)[0], item, f"{path}[{i}]", faults, {}) for i, item in enumerate(value)]
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            faults.append(f"{path}: {_kind(value)} found where a mapping belongs")
+            return None
+        inside = typing.get_args(hint)[1]
+        return {str(key): _convert(inside, item, f"{path}.{key}", faults, metadata) for key, item in value.items()}
     if hint is str and isinstance(value, (dt.date, dt.datetime)):
         return value.isoformat()  # YAML reads a bare 2014-02-01 as a date
     if type(value) is not hint:

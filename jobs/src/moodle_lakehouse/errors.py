@@ -32,7 +32,13 @@ class ConfigError(LakehouseError):
 
 
 class SourceError(LakehouseError):
-    """Moodle's database cannot be used as asked: unreachable, refused, or not a Moodle."""
+    """Moodle's database cannot be used as asked: unreachable, refused, or not a Moodle. passing: waiting may help."""
+
+    def __init__(
+        self, what: str, *, where: str | None = None, remedy: str | None = None, passing: bool = False
+    ) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.passing = passing
 
 
 def bullet_list(lines: Iterable[str]) -> str:

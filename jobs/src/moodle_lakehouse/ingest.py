@@ -46,6 +46,9 @@ def inspect(config: Config) -> Source:
     """Ask the source what there is: fails early and clearly, before Spark starts or anything is written."""
     attributes = config.analytics.enrolment_attributes
     extra = list(config.moodle.extra_tables) + ([attributes.table] if attributes else [])
+    columns = {table: dict(rules) for table, rules in config.moodle.columns.items()}
+    if attributes:
+        columns[attributes.table] = dict.fromkeys(attributes.columns, "keep") | columns.get(attributes.table, {})
     with source.connect(config.moodle) as cursor:
         found = source.tables(cursor, config.moodle)
         modules = source.module_names(cursor, config.moodle) if config.moodle.prefix + "modules" in found else []
@@ -56,8 +59,9 @@ def inspect(config: Config) -> Source:
             privacy=config.privacy.mode,
             modules=modules,
             extra_tables=extra,
-            extra_keep={attributes.table: attributes.columns} if attributes else None,
+            columns=columns,
             profile_fields=config.analytics.profile_fields,
+            hash_key=config.privacy.hash_key(),
         )
         return Source(plan, source.sizes(cursor, config.moodle))
 

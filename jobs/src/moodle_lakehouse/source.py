@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +15,15 @@ from pymysql.cursors import Cursor
 
 from moodle_lakehouse.catalogue import SourceColumn, TablePlan, quoted
 from moodle_lakehouse.config import MoodleConfig
-from moodle_lakehouse.errors import SourceError
+from moodle_lakehouse.errors import ConfigError, SourceError
+
+log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10
+PAUSES = (1, 4, 10)  # seconds before another attempt, where a later one may do: a restart, a moment of too many
+
+# Too many connections (of all, of this user), a shutdown or a broken connection; locks held by others.
+_PASSING = {1040, 1053, 1158, 1159, 1160, 1161, 1203, 1205, 1213, 1226, 2002, 2003, 2006, 2013}
 
 # What the server or the client says, and what a person can do about it.
 _REMEDIES = {
@@ -23,6 +32,9 @@ _REMEDIES = {
     1049: "check the name of Moodle's database in the inventory",
     1130: "let the database accept this machine (CREATE USER ... @'host')",
     1142: "grant the user SELECT on Moodle's tables",
+    1040: "the server has no connection left: see its max_connections, or lower lakehouse_moodle_max_connections",
+    1203: "the user has too many connections: lower lakehouse_moodle_max_connections",
+    1226: "the user has too many connections: lower lakehouse_moodle_max_connections",
     # MariaDB says this of a user that does not exist as well as of one without a password.
     1698: "check moodle user and password (an account that logs in by socket only needs a password)",
     2002: "check that the database runs and that host and port are right",
@@ -44,24 +56,11 @@ class TableExtent:
 @contextlib.contextmanager
 def connect(moodle: MoodleConfig) -> Iterator[Cursor]:
     """A cursor in one read-only transaction: all that is asked through it shows one moment."""
-    try:
-        connection = pymysql.connect(
-            host=moodle.host,
-            port=moodle.port,
-            user=moodle.user,
-            password=moodle.password(),
-            database=moodle.database,
-            charset="utf8mb4",
-            connect_timeout=CONNECT_SECONDS,
-            read_timeout=600,
-            autocommit=True,
-        )
-    except (pymysql.err.MySQLError, RuntimeError) as error:  # RuntimeError: an authentication method it lacks
-        raise _told(error, moodle) from None
+    connection = _connection(moodle)
     try:
         with connection.cursor() as cursor:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
+            cursor.execute("START TRANSACTION READ ONLY, WITH CONSISTENT SNAPSHOT")
             yield cursor
     except pymysql.err.MySQLError as error:
         raise _told(error, moodle) from None
@@ -70,13 +69,62 @@ def connect(moodle: MoodleConfig) -> Iterator[Cursor]:
             connection.close()
 
 
+def _connection(moodle: MoodleConfig) -> pymysql.Connection[Cursor]:
+    for pause in (*PAUSES, None):
+        try:
+            return pymysql.connect(
+                host=moodle.host,
+                port=moodle.port,
+                user=moodle.user,
+                password=moodle.password(),
+                database=moodle.database,
+                charset="utf8mb4",
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=600,
+                autocommit=True,
+                ssl=_tls(moodle),
+            )
+        except (pymysql.err.MySQLError, RuntimeError) as error:  # RuntimeError: an authentication method it lacks
+            told = _told(error, moodle)
+            if pause is None or not told.passing:
+                raise told from None
+            log.info("%s; again in %s s", told.what, pause)
+            time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _tls(moodle: MoodleConfig) -> ssl.SSLContext | None:
+    """What the server has to prove; None: nothing."""
+    if moodle.tls == "disabled":
+        return None
+    try:
+        context = ssl.create_default_context(cadata=moodle.tls_ca)
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"The authority's certificate for Moodle's database cannot be used: {error.reason or error}",
+            where="moodle.tls_ca",
+            remedy="give the text of a PEM file in lakehouse_moodle_tls_ca and deploy again",
+        ) from None
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # the authorities that MySQL and MariaDB make lack extensions
+    context.check_hostname = moodle.tls == "verify-full"
+    return context
+
+
 def _told(error: Exception, moodle: MoodleConfig) -> SourceError:
     code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1]) if len(error.args) > 1 else str(error)
+    remedy = _REMEDIES.get(code, "see the database server's log")
+    if "SSL" in text or "certificate" in text.lower():
+        remedy = (
+            "lakehouse_moodle_tls: verify-full wants a certificate of a known authority (lakehouse_moodle_tls_ca) with the"
+            " server's name, verify-ca wants no name, disabled wants nothing: use it only where nobody can listen"
+        )
+        code = 0
     return SourceError(
         f"Moodle's database does not answer as it should: {text}",
         where=moodle.endpoint,
-        remedy=_REMEDIES.get(code, "see the database server's log"),
+        remedy=remedy,
+        passing=code in _PASSING,
     )
 
 
@@ -164,10 +212,21 @@ def _where(condition: str | None) -> str:
     return f" WHERE {condition}" if condition else ""
 
 
+def jdbc_properties(moodle: MoodleConfig) -> dict[str, str]:
+    """What MariaDB's driver needs besides the URL: who asks, and what the server has to prove."""
+    properties = {"user": moodle.user, "password": moodle.password(), "driver": "org.mariadb.jdbc.Driver"}
+    if moodle.tls != "disabled":
+        properties["sslMode"] = moodle.tls
+        if moodle.tls_ca is not None:
+            properties["serverSslCert"] = moodle.tls_ca
+    return properties
+
+
 def jdbc_url(moodle: MoodleConfig) -> str:
     """The URL for Spark. Its jdbc:mysql: chooses Spark's MySQL dialect, which MariaDB's driver then serves."""
     options = {
         "permitMysqlScheme": "true",
+        "allowPublicKeyRetrieval": "true",  # MySQL 8 without TLS: the password travels encrypted with the server's key
         "tinyInt1isBit": "false",  # edulevel and completionstate hold more than two values
         "yearIsDateType": "false",
         "connectTimeout": str(CONNECT_SECONDS * 1000),

@@ -32,7 +32,7 @@ from pyspark.sql import functions as F
 from moodle_lakehouse import evolve, ops, source, tables, watermark
 from moodle_lakehouse.catalogue import TablePlan, quoted
 from moodle_lakehouse.config import Config
-from moodle_lakehouse.errors import LakehouseError, reason
+from moodle_lakehouse.errors import LakehouseError, SourceError, reason
 from moodle_lakehouse.source import TableExtent
 from moodle_lakehouse.watermark import Mark
 
@@ -48,6 +48,8 @@ OVERLAP_IDS = 50_000
 OVERLAP_SECONDS = 7_200
 
 _UNKNOWN = "CommitStateUnknownException"
+# What the executors' JDBC driver throws when the connection or the server is gone.
+_BROKEN = ("SQLNonTransientConnectionException", "SQLTransientConnectionException", "Connection reset", "Socket error")
 _OVERTAKEN = ("ValidationException", "CommitFailedException")
 
 
@@ -129,18 +131,29 @@ class _AgainError(Exception):
 
 
 def copy(spark: SparkSession, config: Config, plan: TablePlan, gate: Gate) -> TableResult:
-    """Bring the raw table of one plan up to its source."""
+    """Bring the raw table of one plan up to its source; once more when the source broke off or moved too much."""
     started = time.monotonic()
     work = _TableCopy(spark, config, plan, gate)
     try:
         result = work.run(whole=False)
-    except _AgainError as first:
-        log.info("%s: %s; once more", plan.table.name, first)
+    except Exception as first:
+        if not isinstance(first, _AgainError) and not _broke_off(first):
+            raise
+        log.info("%s: %s; once more", plan.table.name, reason(first))
+        if not isinstance(first, _AgainError):
+            time.sleep(source.PAUSES[-1])
         try:
-            result = work.run(whole=first.whole)
+            result = work.run(whole=isinstance(first, _AgainError) and first.whole)
         except _AgainError as second:
             raise LakehouseError(str(second), where=work.table, remedy="run ingest again") from second
     return dataclasses.replace(result, seconds=time.monotonic() - started)
+
+
+def _broke_off(error: Exception) -> bool:
+    """Whether the source went away in the middle: for the driver, or for an executor as the driver is told of it."""
+    if isinstance(error, SourceError):
+        return error.passing
+    return any(name in str(error) for name in _BROKEN)
 
 
 class _TableCopy:
@@ -263,9 +276,7 @@ class _TableCopy:
 
     def _read(self, look: _Look, ranges: list[tuple[int, int]]) -> DataFrame:
         properties = {
-            "user": self.config.moodle.user,
-            "password": self.config.moodle.password(),
-            "driver": "org.mariadb.jdbc.Driver",
+            **source.jdbc_properties(self.config.moodle),
             "fetchsize": str(FETCH_ROWS),
             "customSchema": self.plan.schema(),
         }
