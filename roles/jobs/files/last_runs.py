@@ -18,6 +18,7 @@ try:
 except NoSuchTableError:
     rows = []
 for row in sorted(rows, key=lambda row: row["started_at"])[-12:]:
+    error = json.loads(row["detail"] or "{}").get("error", "")
     seconds = (row["finished_at"] - row["started_at"]).total_seconds()
     print(
         json.dumps(
@@ -26,6 +27,7 @@ for row in sorted(rows, key=lambda row: row["started_at"])[-12:]:
                 "job": row["job"],
                 "status": row["status"],
                 "seconds": round(seconds),
+                "reason": error,
             }
         )
     )
