@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -97,9 +97,12 @@ class Runner:
 
     def __init__(self, config: pytest.Config) -> None:
         self.capture = config.pluginmanager.getplugin("capturemanager")
+        self.voice = threading.Lock()  # of two lanes
+        self.running: set[subprocess.Popen[str]] = set()
+        self.stopped = False
 
     def say(self, text: str) -> None:
-        with self.capture.global_and_fixture_disabled():
+        with self.voice, self.capture.global_and_fixture_disabled():
             print(f"  {time.strftime('%H:%M:%S')} {text}", flush=True)
 
     def __call__(
@@ -127,6 +130,9 @@ class Runner:
             start_new_session=True,
         )
         assert process.stdout
+        self.running.add(process)
+        if self.stopped:
+            kill_group(process)
         watchdog = threading.Timer(timeout, kill_group, [process])
         watchdog.start()
         try:
@@ -144,12 +150,19 @@ class Runner:
         finally:  # also when interrupted
             watchdog.cancel()
             kill_group(process)
+            self.running.discard(process)
             TIMES.append((name, time.monotonic() - began))
         if code:
             late = time.monotonic() - began >= timeout
             reason = f"took longer than {timeout} s" if late else f"ended with exit code {code}"
             pytest.fail("\n".join([f"{name} {reason}. The end of {log}:", *lines[-80:]]), pytrace=False)
         return "\n".join(lines)
+
+    def stop(self) -> None:
+        """End what runs in other threads, and what they would begin."""
+        self.stopped = True
+        for process in list(self.running):
+            kill_group(process)
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:
@@ -165,8 +178,10 @@ def kill_group(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture(scope="session")
-def runner(request: pytest.FixtureRequest) -> Runner:
-    return Runner(request.config)
+def runner(request: pytest.FixtureRequest) -> Iterator[Runner]:
+    made = Runner(request.config)
+    yield made
+    made.stop()
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,16 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from conftest import ROOT, Runner
 
-SCENARIOS = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
+# The first makes what VMs are started from. The last ones need little memory and mostly wait: they run beside the others.
+FIRST = ["object_store"]
+ASIDE = ["docker", "firewall", "images", "moodle_demo", "preflight"]
+OTHERS = {path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")} - {*FIRST, *ASIDE}
+SCENARIOS = [*FIRST, *sorted(OTHERS), *ASIDE]
 STATE = ROOT / ".cache" / "molecule"
 TIMEOUT = 30 * 60
 # As molecule/shared/inventory/group_vars/all.yml computes it.
@@ -57,21 +62,56 @@ def sweep(scenario: str) -> None:
     shutil.rmtree(STATE / scenario, ignore_errors=True)
 
 
-@pytest.fixture
-def clean(scenario: str) -> Iterator[None]:
-    """Leave nothing behind: after success, failure and interruption alike."""
-    sweep(scenario)
-    yield
-    sweep(scenario)
+class Aside:
+    """A second lane, when all scenarios run: those of ASIDE, one after another, beside those that tests run themselves."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.lane = ThreadPoolExecutor(max_workers=1, thread_name_prefix="aside")
+        self.runs: dict[str, Future[None]] = {}
+
+    def begin(self, scenarios: list[str]) -> None:
+        for name in scenarios:
+            if name not in self.runs:
+                self.runs[name] = self.lane.submit(verify, name, self.runner)
+
+    def end(self) -> None:
+        self.lane.shutdown(wait=False, cancel_futures=True)
+        if any(not run.done() for run in self.runs.values()):
+            self.runner.stop()
+        self.lane.shutdown(wait=True)
+
+
+@pytest.fixture(scope="module")
+def aside(runner: Runner) -> Iterator[Aside]:
+    lane = Aside(runner)
+    yield lane
+    lane.end()
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.usefixtures("engine", "clean")
-def test_scenario(scenario: str, runner: Runner, request: pytest.FixtureRequest) -> None:
-    inventory = (ROOT / "molecule" / scenario / "inventory").rglob("*.yml")
-    if any("vm_loads_images: true" in path.read_text(encoding="utf-8") for path in inventory):
+@pytest.mark.usefixtures("engine")
+def test_scenario(scenario: str, runner: Runner, aside: Aside, request: pytest.FixtureRequest) -> None:
+    selected = [item.callspec.params.get("scenario") for item in request.session.items if hasattr(item, "callspec")]
+    if any(loads_images(name) for name in selected if name):
         request.getfixturevalue("images")
+    if scenario in OTHERS and set(SCENARIOS) <= set(selected):
+        aside.begin(ASIDE)
+    if scenario in aside.runs:
+        aside.runs[scenario].result()
+    else:
+        verify(scenario, runner)
+
+
+def loads_images(scenario: str) -> bool:
+    inventory = (ROOT / "molecule" / scenario / "inventory").rglob("*.yml")
+    return any("vm_loads_images: true" in path.read_text(encoding="utf-8") for path in inventory)
+
+
+def verify(scenario: str, runner: Runner) -> None:
+    """Run a scenario whole and leave nothing behind: after success, failure and interruption alike."""
+    sweep(scenario)
     environment = {
         "MOLECULE_EPHEMERAL_DIRECTORY": str(STATE / scenario),
         "MOLECULE_PROJECT_DIRECTORY": str(ROOT),
@@ -80,13 +120,16 @@ def test_scenario(scenario: str, runner: Runner, request: pytest.FixtureRequest)
     command = ["molecule", "test", "--scenario-name", scenario, "--destroy", "never"]
     milestones = r"Executing$|^PLAY \[|^fatal|FAILED!|^Phase"
     try:
-        output = runner(scenario, command, TIMEOUT, milestones, environment)
-    except pytest.fail.Exception as failure:
-        pytest.fail(f"{failure.msg}\n{diagnose(scenario)}", pytrace=False)
-    changed = changes_in_check_mode(output)
-    assert not changed, f"check mode would change a host that was just deployed: {changed}"
-    leftovers = destroy(scenario, runner, environment)
-    assert not any(leftovers.values()), f"molecule destroy left {leftovers}"
+        try:
+            output = runner(scenario, command, TIMEOUT, milestones, environment)
+        except pytest.fail.Exception as failure:
+            pytest.fail(f"{failure.msg}\n{diagnose(scenario)}", pytrace=False)
+        changed = changes_in_check_mode(output)
+        assert not changed, f"check mode would change a host that was just deployed: {changed}"
+        leftovers = destroy(scenario, runner, environment)
+        assert not any(leftovers.values()), f"molecule destroy left {leftovers}"
+    finally:
+        sweep(scenario)
 
 
 def destroy(scenario: str, runner: Runner, environment: dict[str, str]) -> dict[str, list[str]]:
