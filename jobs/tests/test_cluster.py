@@ -84,6 +84,9 @@ def test_two_runs_agree(spark: SparkSession, settings: Config) -> None:
     site().write(spark)
     cluster.run(spark, settings, AS_OF)
     cluster.run(spark, settings, AS_OF)
+    assert spark.table(tables.COURSE_CLUSTER).count() == 17, "nothing new"
+    site().write(spark)
+    cluster.run(spark, settings, AS_OF)
     rows = spark.table(tables.COURSE_CLUSTER).toPandas()
     assert len(rows) == 2 * 17
     assert (rows.groupby("courseid")["cluster"].nunique() == 1).all()

@@ -43,7 +43,24 @@ def curated(spark: SparkSession, site: Server, tmp_path_factory: pytest.TempPath
     counts = curate.run(spark, settings)
     found = {name: spark.table(f"lakehouse.curated.{name}").cache() for name in counts}
     assert {name: df.count() for name, df in found.items()} == counts
+    assert_made_once(spark, settings)
     return found
+
+
+def assert_made_once(spark: SparkSession, settings: config.Config) -> None:
+    """Another run writes nothing while the raw tables are the same, also when maintenance has moved their rows."""
+
+    def written() -> list[int | None]:
+        return [tables.snapshot_id(tables.load(spark, name)) for name in tables.CURATED]
+
+    before = written()
+    assert curate.run(spark, settings)["fact_event"] > 0
+    spark.sql("CALL lakehouse.system.rewrite_data_files(table => 'raw.course', options => map('rewrite-all', 'true'))")
+    curate.run(spark, settings)
+    assert written() == before
+    other = dataclasses.replace(settings.analytics, profile_fields=["another"])
+    curate.run(spark, dataclasses.replace(settings, analytics=other))
+    assert not set(written()) & set(before), "other settings"
 
 
 def pairs(df: DataFrame) -> set[tuple[Any, ...]]:

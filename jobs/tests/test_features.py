@@ -213,6 +213,9 @@ def test_table_is_read_back_only_for_what_it_was_made_of(
     site.write(lake)
     features.run(lake, settings, AS_OF)
     assert lake.table(tables.ENROLMENT_WEEK).where("courseid >= 30").agg(F.max("week")).first()[0] == 3  # type: ignore[index]
+    written = tables.snapshot_id(tables.load(lake, tables.ENROLMENT_WEEK))
+    features.run(lake, settings, AS_OF)
+    assert tables.snapshot_id(tables.load(lake, tables.ENROLMENT_WEEK)) == written, "nothing new"
     computed: list[dt.datetime | None] = []
     monkeypatch.setattr(features, "build", lambda src, as_of: computed.append(as_of))
     features.read(lake, settings, AS_OF)

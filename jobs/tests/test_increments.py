@@ -14,7 +14,7 @@ from conftest import load_dump
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mariadb import Server
-from moodle_lakehouse import config, ingest, table_copy, tables, watermark
+from moodle_lakehouse import config, ingest, source, table_copy, tables, watermark
 from moodle_lakehouse.errors import LakehouseError
 from pyspark.sql import SparkSession
 from small_moodle import fill, insert, lake_rows, plans, raw, snapshots, source_rows
@@ -325,18 +325,34 @@ def test_commit_of_unknown_outcome_is_looked_up(
     assert_equal(lake, database, moodle)
 
 
-def test_second_run_at_once_is_refused_and_doubles_nothing(
+def test_second_run_at_once_is_refused(lake: SparkSession, database: Server, moodle: config.Config) -> None:
+    fill(database, moodle)
+    with source.reserved(moodle.moodle, moodle.catalog.uri):
+        with pytest.raises(LakehouseError, match=r"Another run copies this Moodle into this lake \(connection \d+"):
+            ingest.run(lake, moodle)
+        with source.reserved(moodle.moodle, "another lake"):
+            pass
+    run(lake, moodle)
+    assert_equal(lake, database, moodle)
+
+
+def test_run_that_another_one_overtakes_doubles_nothing(
     lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As when the server has lost the lock that keeps runs apart."""
     fill(database, moodle)
     run(lake, moodle)
+
+    def another() -> None:
+        assert ingest._copy_all(lake, moodle, ingest.inspect(moodle))[1] == []
+
     log_rows(database, [1, 2, 3])
     real, begun = table_copy._TableCopy._after, []
 
     def overtaken(self: Any, *arguments: Any) -> Any:
         if not begun:
             begun.append(True)
-            run(lake, moodle)
+            another()
         return real(self, *arguments)
 
     with monkeypatch.context() as patch:
@@ -352,7 +368,7 @@ def test_second_run_at_once_is_refused_and_doubles_nothing(
     def after_another(*arguments: Any, **options: Any) -> None:
         if not late:
             late.append(True)
-            run(lake, moodle)
+            another()
         merge(*arguments, **options)
 
     with monkeypatch.context() as patch:

@@ -194,6 +194,12 @@ def test_the_latest_finished_term_is_held_out(site: Site, monkeypatch: pytest.Mo
     rows.unpersist()
 
 
+def test_scoring_the_same_again_writes_nothing(site: Site) -> None:
+    before = tables.snapshot_id(tables.load(site.spark, tables.STUDENT_RISK))
+    model.score(site.spark, site.config, AS_OF)
+    assert tables.snapshot_id(tables.load(site.spark, tables.STUDENT_RISK)) == before
+
+
 def test_too_little_data_is_refused_and_told(
     spark: SparkSession, site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

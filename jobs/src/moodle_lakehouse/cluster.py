@@ -22,7 +22,7 @@ from pyspark.ml.feature import VectorAssembler
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from moodle_lakehouse import asof, features, ops, tables
+from moodle_lakehouse import asof, features, made_from, ops, tables
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.errors import LakehouseError
 
@@ -80,6 +80,7 @@ DESCRIBED = (
     "teacher_rate",
     *(f"mix_{name}" for name in TYPES),
 )
+SOURCE_TABLES = (tables.DIM_COURSE, tables.FACT_ENROLMENT, tables.FACT_EVENT, tables.DIM_RESOURCE)
 USE = {f"share_{name}": WORDS[name] for name in TYPES}
 CONTENTS = {f"mix_{name}": WORDS[name] for name in TYPES}
 
@@ -87,6 +88,10 @@ CONTENTS = {f"mix_{name}": WORDS[name] for name in TYPES}
 def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
     """Append the clusters of the courses that have begun by as_of to marts.course_cluster."""
     moment = asof.utc(as_of) if as_of else dt.datetime.now(dt.UTC)
+    inputs = made_from.stamp(spark, SOURCE_TABLES, made_from.moment(moment))
+    if made_from.is_current(spark, [tables.COURSE_CLUSTER], inputs):
+        log.info("cluster: nothing new")
+        return
 
     def known(table: str) -> DataFrame:
         df = tables.read(spark, table)
@@ -94,13 +99,8 @@ def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
             raise LakehouseError(f"{table} is missing", where="the lake", remedy="run curate first")
         return asof.cut(df, table, moment)
 
-    profiles = course_profiles(
-        known(tables.DIM_COURSE),
-        known(tables.FACT_ENROLMENT),
-        known(tables.FACT_EVENT),
-        known(tables.DIM_RESOURCE),
-        moment,
-    ).persist()
+    courses, enrolments, events, resources = (known(table) for table in SOURCE_TABLES)
+    profiles = course_profiles(courses, enrolments, events, resources, moment).persist()
     try:
         clustered = assign(profiles)
         result = clustered.select(
@@ -115,7 +115,7 @@ def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
             "students",
             *DESCRIBED,
         )
-        tables.append(result.coalesce(1), tables.COURSE_CLUSTER, run_id=ops.run_id())
+        tables.append(result.coalesce(1), tables.COURSE_CLUSTER, run_id=ops.run_id(), summary=made_from.summary(inputs))
     finally:
         profiles.unpersist()
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from typing import Any
@@ -23,9 +24,11 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.functions import pandas_udf
 
-from moodle_lakehouse import ops, tables
+from moodle_lakehouse import made_from, ops, tables
 from moodle_lakehouse.config import Config, EnrolmentAttributes
 from moodle_lakehouse.errors import LakehouseError
+
+log = logging.getLogger(__name__)
 
 SPLIT_BYTES = 4 * 1024 * 1024
 SITE_COURSE = 1
@@ -541,21 +544,36 @@ def module_instances(spark: SparkSession, raw: RawTables, names: Sequence[str]) 
 
 
 def run(spark: SparkSession, config: Config) -> dict[str, int]:
-    """Write every curated table anew; returns rows by table."""
+    """Write every curated table anew, unless all were made of the same raw tables; returns rows by table."""
     with ops.job(spark, "curate") as job:
         tables.ensure_namespaces(spark)
         raw = RawTables(spark)
         if "logstore_standard_log" not in raw or "course" not in raw:
             raise LakehouseError("The lake has no raw tables yet", where=tables.raw("*"), remedy="run ingest first")
-        rows = _write_all(spark, config, raw)
+        attributes = config.analytics.enrolment_attributes
+        module_names = [row["name"] for row in raw["modules"].collect()]
+        read = {*RAW_COLUMNS, *module_names, *([attributes.table] if attributes else [])}
+        made_of = made_from.stamp(
+            spark,
+            [tables.raw(name) for name in read if name in raw],
+            attributes,
+            config.analytics.profile_fields,
+            hashlib.sha256(config.privacy.key()).hexdigest(),
+        )
+        if made_from.is_current(spark, tables.CURATED, made_of):
+            log.info("curate: nothing new")
+        else:
+            _write_all(spark, config, raw, module_names, made_from.summary(made_of))
+        rows = {name.rsplit(".", 1)[-1]: tables.row_count(spark, name) for name in tables.CURATED}
         job.detail["rows"] = rows
         return rows
 
 
-def _write_all(spark: SparkSession, config: Config, raw: RawTables) -> dict[str, int]:
+def _write_all(
+    spark: SparkSession, config: Config, raw: RawTables, module_names: Sequence[str], summary: Mapping[str, str]
+) -> None:
     attributes = config.analytics.enrolment_attributes
     events = raw["logstore_standard_log"]
-    module_names = [row["name"] for row in raw["modules"].collect()]
     cached: list[DataFrame] = []
 
     def keep(df: DataFrame) -> DataFrame:
@@ -599,18 +617,18 @@ def _write_all(spark: SparkSession, config: Config, raw: RawTables) -> dict[str,
                 spark, raw.all_columns(attributes.table) if attributes else None, attributes
             ),
         }  # fmt: skip
+        assert set(outputs) == set(tables.CURATED)
         with ThreadPoolExecutor(max_workers=3, thread_name_prefix="curate") as pool:
-            for task in [pool.submit(_write, df, name) for name, df in outputs.items()]:
+            for task in [pool.submit(_write, df, name, summary) for name, df in outputs.items()]:
                 task.result()
     finally:
         for df in cached:
             df.unpersist()
-    return {name.rsplit(".", 1)[-1]: tables.row_count(spark, name) for name in outputs}
 
 
-def _write(df: DataFrame, name: str) -> None:
+def _write(df: DataFrame, name: str, summary: Mapping[str, str]) -> None:
     if name != tables.FACT_EVENT:
-        tables.replace(df, name, run_id=ops.run_id())
+        tables.replace(df, name, run_id=ops.run_id(), summary=summary)
         return
     # The log is nearly in order of time, so a task meets few months: no need to shuffle it by month.
     tables.replace(
@@ -620,4 +638,5 @@ def _write(df: DataFrame, name: str) -> None:
         partition=F.months("occurred_at"),
         properties={"write.distribution-mode": "none"},
         options={"fanout-enabled": "true"},
+        summary=summary,
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-import hashlib
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +22,11 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from moodle_lakehouse import asof, ops, tables
+from moodle_lakehouse import asof, made_from, ops, tables
 from moodle_lakehouse.config import AnalyticsConfig, Config
 from moodle_lakehouse.errors import LakehouseError
+
+log = logging.getLogger(__name__)
 
 DAY = 86400
 WEEK = 7 * DAY
@@ -93,10 +95,7 @@ FEATURES = (
 )
 
 
-# Table property that says what the feature table was made of.
-STAMP = "lakehouse.features-stamp"
-
-_SOURCE_TABLES = (
+SOURCE_TABLES = (
     tables.DIM_COURSE,
     tables.FACT_ENROLMENT,
     tables.FACT_EVENT,
@@ -125,27 +124,26 @@ class Sources:
 
 
 def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
-    """Write features.enrolment_week anew, as of a moment."""
+    """Write features.enrolment_week anew, as of a moment, unless it was made of the same."""
+    inputs = stamp(spark, config.analytics, as_of)
+    if made_from.is_current(spark, [tables.ENROLMENT_WEEK], inputs):
+        log.info("features: nothing new")
+        return
     rows = build(sources(spark, config.analytics, as_of), as_of)
-    stamp = _stamp(spark, config.analytics, as_of)
-    tables.replace(rows, tables.ENROLMENT_WEEK, run_id=ops.run_id(), properties={STAMP: stamp})
+    tables.replace(rows, tables.ENROLMENT_WEEK, run_id=ops.run_id(), summary=made_from.summary(inputs))
 
 
 def read(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> DataFrame:
     """features.enrolment_week as of a moment: the table where it was written for just that, else computed anew."""
-    if tables.exists(spark, tables.ENROLMENT_WEEK):
-        found = {row["key"]: row["value"] for row in spark.sql(f"SHOW TBLPROPERTIES {tables.ENROLMENT_WEEK}").collect()}
-        if found.get(STAMP) == _stamp(spark, config.analytics, as_of):
-            return spark.table(tables.ENROLMENT_WEEK)
+    if made_from.is_current(spark, [tables.ENROLMENT_WEEK], stamp(spark, config.analytics, as_of)):
+        return spark.table(tables.ENROLMENT_WEEK)
     return build(sources(spark, config.analytics, as_of), as_of)
 
 
-def _stamp(spark: SparkSession, analytics: AnalyticsConfig, as_of: dt.datetime | None) -> str:
-    """What the table was made of: the moment, the configured attributes and the snapshots of its sources."""
+def stamp(spark: SparkSession, analytics: AnalyticsConfig, as_of: dt.datetime | None) -> str:
+    """What features are made of: the curated tables, the moment and the configured attributes."""
     own = (analytics.enrolment_attributes, analytics.demographics, analytics.profile_fields)
-    snapshots = [_snapshot_id(spark, table) for table in _SOURCE_TABLES if tables.exists(spark, table)]
-    text = repr((asof.utc(as_of).isoformat() if as_of else None, own, snapshots))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return made_from.stamp(spark, SOURCE_TABLES, made_from.moment(as_of), own)
 
 
 def sources(spark: SparkSession, analytics: AnalyticsConfig, as_of: dt.datetime | None) -> Sources:
@@ -171,14 +169,6 @@ def sources(spark: SparkSession, analytics: AnalyticsConfig, as_of: dt.datetime 
         profile=profile,
         profile_names=tuple(analytics.profile_fields),
     )
-
-
-def _snapshot_id(spark: SparkSession, table: str) -> int | None:
-    """The table's current snapshot; None for one without rows yet."""
-    jvm = spark._jvm
-    assert jvm is not None
-    snapshot = jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergTable(spark._jsparkSession, table).currentSnapshot()
-    return None if snapshot is None else int(snapshot.snapshotId())
 
 
 def column_name(prefix: str, name: str) -> str:

@@ -73,7 +73,7 @@ def inspect(config: Config) -> Source:
 def run(spark: SparkSession, config: Config, site: Source | None = None) -> IngestResult:
     """Bring up to date every table of the site that the catalogue or the configuration names."""
     site = site or inspect(config)
-    with ops.job(spark, "ingest") as job:
+    with source.reserved(config.moodle, config.catalog.uri), ops.job(spark, "ingest") as job:
         tables.ensure_namespaces(spark)
         results, failures = _copy_all(spark, config, site)
         job.detail.update(

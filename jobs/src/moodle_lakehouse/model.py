@@ -10,7 +10,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from moodle_lakehouse import asof, features, labels, metrics, model_reasons, ops, tables
+from moodle_lakehouse import asof, features, labels, made_from, metrics, model_reasons, ops, tables
 from moodle_lakehouse import model_learn as learn
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.model_registry import Registered, Registry
@@ -103,12 +103,18 @@ def score(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> Non
             champion.model.spec.label,
             config.analytics.label,
         )
+    inputs = made_from.stamp(
+        spark, [], features.stamp(spark, config.analytics, as_of), champion.version, made_from.moment(moment)
+    )
+    if made_from.is_current(spark, [tables.STUDENT_RISK], inputs):
+        log.info("score: nothing new")
+        return
     rows = current_rows(spark, config, moment, features.read(spark, config, as_of))
     scored = risk(rows, champion, moment).persist()
     try:
         count = scored.count()
         if count:
-            tables.append(scored, tables.STUDENT_RISK, run_id=ops.run_id())
+            tables.append(scored, tables.STUDENT_RISK, run_id=ops.run_id(), summary=made_from.summary(inputs))
     finally:
         scored.unpersist()
     if count:

@@ -125,12 +125,18 @@ def package_zip() -> str:
     folder = tempfile.mkdtemp(prefix="moodle-lakehouse-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     target = Path(folder) / "moodle_lakehouse.zip"
-    package = Path(__file__).resolve().parent
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(package.rglob("*")):
-            if file.suffix in (".py", ".yml"):
-                archive.write(file, str(Path(package.name) / file.relative_to(package)))
+        for name, content in package_files():
+            archive.writestr(name, content)
     return str(target)
+
+
+def package_files() -> Iterator[tuple[str, bytes]]:
+    """Names and contents of this package's code and data."""
+    package = Path(__file__).resolve().parent
+    for file in sorted(package.rglob("*")):
+        if file.suffix in (".py", ".yml"):
+            yield str(Path(package.name) / file.relative_to(package)), file.read_bytes()
 
 
 def _finish(spark: SparkSession) -> None:

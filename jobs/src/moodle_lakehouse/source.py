@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import ssl
 import time
@@ -15,7 +16,7 @@ from pymysql.cursors import Cursor
 
 from moodle_lakehouse.catalogue import SourceColumn, TablePlan, quoted
 from moodle_lakehouse.config import MoodleConfig
-from moodle_lakehouse.errors import ConfigError, SourceError
+from moodle_lakehouse.errors import ConfigError, LakehouseError, SourceError
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,34 @@ def connect(moodle: MoodleConfig) -> Iterator[Cursor]:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             cursor.execute("START TRANSACTION READ ONLY, WITH CONSISTENT SNAPSHOT")
             yield cursor
+    except pymysql.err.MySQLError as error:
+        raise _told(error, moodle) from None
+    finally:
+        with contextlib.suppress(pymysql.err.MySQLError):
+            connection.close()
+
+
+@contextlib.contextmanager
+def reserved(moodle: MoodleConfig, lake: str) -> Iterator[None]:
+    """Be the only one that copies this source into this lake, by a named lock of the server's.
+
+    The lock belongs to a connection that does nothing else, so it ends with the process, whatever ends that. The
+    commits do not rely on it: they are validated each for itself.
+    """
+    name = "lakehouse " + hashlib.sha256(f"{lake} {moodle.database} {moodle.prefix}".encode()).hexdigest()[:32]
+    connection = _connection(moodle)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SET SESSION wait_timeout = 604800")  # a week without a word
+            cursor.execute("SELECT GET_LOCK(%s, 0), IS_USED_LOCK(%s)", (name, name))
+            got, holder = cursor.fetchone() or (None, None)
+        if got != 1:
+            raise LakehouseError(
+                f"Another run copies this Moodle into this lake (connection {holder} of the database); nothing was done",
+                where=moodle.endpoint,
+                remedy="wait until it has ended (./lakehouse status, docker ps), then run it again if it is still needed",
+            )
+        yield
     except pymysql.err.MySQLError as error:
         raise _told(error, moodle) from None
     finally:

@@ -22,6 +22,10 @@ FACT_EVENT = f"{CATALOG}.curated.fact_event"
 FACT_ENROLMENT = f"{CATALOG}.curated.fact_enrolment"
 FACT_GRADE = f"{CATALOG}.curated.fact_grade"
 FACT_SUBMISSION = f"{CATALOG}.curated.fact_submission"
+CURATED = (
+    DIM_USER, USER_ATTRIBUTE, ENROLMENT_ATTRIBUTE, DIM_COURSE, DIM_RESOURCE,
+    FACT_EVENT, FACT_ENROLMENT, FACT_GRADE, FACT_SUBMISSION,
+)  # fmt: skip
 ENROLMENT_WEEK = f"{CATALOG}.features.enrolment_week"
 STUDENT_RISK = f"{CATALOG}.marts.student_risk"
 COURSE_CLUSTER = f"{CATALOG}.marts.course_cluster"
@@ -175,6 +179,17 @@ def snapshot_id(loaded: Any) -> int | None:
     """The current snapshot of a loaded table; None before the first."""
     snapshot = loaded.currentSnapshot()
     return None if snapshot is None else int(snapshot.snapshotId())
+
+
+def newest_rows(loaded: Any) -> Any:
+    """The snapshot that last changed a loaded table's rows; maintenance's own snapshots only move them to other files."""
+    snapshot = None if loaded is None else loaded.currentSnapshot()
+    while snapshot is not None and snapshot.operation() == "replace" and snapshot.parentId() is not None:
+        parent = loaded.snapshot(snapshot.parentId())
+        if parent is None:  # it has expired
+            break
+        snapshot = parent
+    return snapshot
 
 
 def row_count(spark: SparkSession, table: str) -> int:

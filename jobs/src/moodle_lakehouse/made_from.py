@@ -1,0 +1,64 @@
+"""Whether a step has anything to do: the stamp of what its tables were made of, in the snapshots that it wrote.
+
+A step that finds its own stamp on all of its tables leaves them alone, so that the lake's history holds changes only.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from moodle_lakehouse import asof, session, tables
+
+STAMP = "lakehouse.made-from"
+
+
+def stamp(spark: SparkSession, inputs: Iterable[str], *settings: object) -> str:
+    """16 hex digits that stand for the rows of the inputs, the settings (by their repr) and this package's code."""
+    rows = {table: _rows(tables.load(spark, table)) for table in sorted(inputs)}
+    text = json.dumps([rows, [repr(one) for one in settings], _code()])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def moment(as_of: dt.datetime | None) -> str | None:
+    """As of when, for a stamp: of today the day, for what is known changes by the week and not by the second."""
+    if as_of is None:
+        return None
+    when = asof.utc(as_of)
+    is_today = abs(dt.datetime.now(dt.UTC) - when) < dt.timedelta(days=1)
+    return when.date().isoformat() if is_today else when.isoformat()
+
+
+def summary(made_from: str) -> dict[str, str]:
+    """What a write puts into its snapshot."""
+    return {STAMP: made_from}
+
+
+def is_current(spark: SparkSession, outputs: Iterable[str], made_from: str) -> bool:
+    """Whether the newest rows of all the tables were made of just that."""
+    return all(_stamp_of(tables.load(spark, table)) == made_from for table in outputs)
+
+
+def _stamp_of(loaded: Any) -> str | None:
+    snapshot = tables.newest_rows(loaded)
+    found = None if snapshot is None else snapshot.summary().get(STAMP)
+    return None if found is None else str(found)
+
+
+def _rows(loaded: Any) -> int | None:
+    snapshot = tables.newest_rows(loaded)
+    return None if snapshot is None else int(snapshot.snapshotId())
+
+
+@cache
+def _code() -> str:
+    digest = hashlib.sha256()
+    for name, content in session.package_files():
+        digest.update(name.encode() + b"\0" + content + b"\0")
+    return digest.hexdigest()
