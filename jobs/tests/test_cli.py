@@ -163,10 +163,8 @@ def installed(tmp_path: Path, database: Server) -> dict[str, str]:
 JOB = [sys.executable, "-m", "moodle_lakehouse.cli"]
 
 
-def test_ingest_and_curate_as_a_user_runs_them(
-    installed: dict[str, str], database: Server, moodle: config.Config
-) -> None:
-    fill(database, moodle)
+def test_ingest_and_curate_as_a_user_runs_them(installed: dict[str, str], database: Server) -> None:
+    fill(database, config.load(installed["LAKEHOUSE_CONFIG"]))
     database.query("CREATE TABLE mdl_modules (id bigint(10) PRIMARY KEY, name varchar(20)) DEFAULT CHARSET=utf8mb4")
     insert(database, "INSERT INTO mdl_logstore_standard_log (eventname) VALUES (%s)", [("a",), ("b",)])
     insert(database, "INSERT INTO mdl_course VALUES (%s)", [(1,), (2,), (3,)])
