@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import config_document, load_dump
 from mariadb import Server
-from moodle_lakehouse import config, curate, ingest, session, tables
+from moodle_lakehouse import config, curate, ingest, quality, session, tables
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -68,16 +68,8 @@ def pairs(df: DataFrame) -> set[tuple[Any, ...]]:
 
 
 def test_grains_are_unique(curated: dict[str, DataFrame]) -> None:
-    grains = {
-        "dim_user": ["userid"],
-        "dim_course": ["courseid"],
-        "dim_resource": ["cmid"],
-        "fact_event": ["event_id"],
-        "fact_enrolment": ["userid", "courseid"],
-        "fact_grade": ["itemid", "userid"],
-        "fact_submission": ["cmid", "userid", "attempt"],
-    }
-    for name, key in grains.items():
+    for table, key in quality.GRAINS.items():
+        name = table.rsplit(".", 1)[-1]
         doubled = curated[name].groupBy(*key).count().where("count > 1").collect()
         assert doubled == [], name
 

@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.functions import pandas_udf
 
-from moodle_lakehouse import made_from, ops, tables
+from moodle_lakehouse import made_from, ops, quality, tables
 from moodle_lakehouse.config import Config, EnrolmentAttributes
 from moodle_lakehouse.errors import LakehouseError
 
@@ -566,6 +566,7 @@ def run(spark: SparkSession, config: Config) -> dict[str, int]:
             _write_all(spark, config, raw, module_names, made_from.summary(made_of))
         rows = {name.rsplit(".", 1)[-1]: tables.row_count(spark, name) for name in tables.CURATED}
         job.detail["rows"] = rows
+        quality.check(spark, fresh=config.analytics.as_of == "now")
         return rows
 
 

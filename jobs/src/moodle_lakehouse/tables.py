@@ -30,6 +30,7 @@ ENROLMENT_WEEK = f"{CATALOG}.features.enrolment_week"
 STUDENT_RISK = f"{CATALOG}.marts.student_risk"
 COURSE_CLUSTER = f"{CATALOG}.marts.course_cluster"
 JOB_RUN = f"{CATALOG}.ops.job_run"
+DATA_QUALITY = f"{CATALOG}.ops.data_quality"
 
 # What every table of the lake is written with.
 TABLE_PROPERTIES = {
