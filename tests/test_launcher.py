@@ -170,3 +170,10 @@ def test_environment_is_made_once_and_made_again(checkout: Path) -> None:
         lock.write("# changed\n")
     fourth = launch(checkout, "hello", PIP_INDEX_URL=NOWHERE, PIP_RETRIES="0", PIP_FIND_LINKS="")
     assert "making" in fourth.stderr
+
+
+def test_scenario_may_be_named_like_a_directory() -> None:
+    assert (ROOT / "jobs").is_dir()
+    result = launch(ROOT, "test", "--scenario", "jobs", "--collect-only", "--quiet")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "::test_scenario[jobs]" in result.stdout
