@@ -165,15 +165,16 @@ def _sql_with_summary(spark: SparkSession, statement: str, summary: Mapping[str,
 
 
 def load(spark: SparkSession, table: str) -> Any:
-    """Iceberg's own (Java) view of the table as it is now, or None when it does not exist. No job runs for it."""
-    jvm = spark._jvm
-    assert jvm is not None
-    try:
-        return jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergTable(spark._jsparkSession, table)
-    except AnalysisException as error:
-        if error.getErrorClass() == "TABLE_OR_VIEW_NOT_FOUND":
-            return None
-        raise
+    """Iceberg's own (Java) view of the table as it is now, or None when it does not exist. No job runs for it.
+
+    The catalog is asked first: where a table does not exist that is named like one of Iceberg's metadata tables, as
+    Moodle's `files` is, a REST catalog that loads it fails.
+    """
+    jvm: Any = spark._jvm
+    name, *parts = table.split(".")
+    catalog = jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergCatalog(spark._jsparkSession, name)
+    identifier = jvm.org.apache.iceberg.catalog.TableIdentifier.parse(".".join(parts))
+    return catalog.loadTable(identifier) if catalog.tableExists(identifier) else None
 
 
 def snapshot_id(loaded: Any) -> int | None:
