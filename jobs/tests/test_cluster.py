@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from model_lake import Lake
-from moodle_lakehouse import cluster, tables
+from moodle_lakehouse import cluster, ops, tables
 from moodle_lakehouse.config import Config
 from pyspark.sql import SparkSession
 from test_model import empty
@@ -90,6 +90,36 @@ def test_two_runs_agree(spark: SparkSession, settings: Config) -> None:
     rows = spark.table(tables.COURSE_CLUSTER).toPandas()
     assert len(rows) == 2 * 17
     assert (rows.groupby("courseid")["cluster"].nunique() == 1).all()
+
+
+def test_kinds_keep_their_numbers_and_names(
+    spark: SparkSession, settings: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty(spark)
+    site().write(spark)
+    cluster.run(spark, settings, AS_OF)
+    before = spark.table(tables.COURSE_CLUSTER).where("is_active").toPandas()
+    kinds = before["cluster"].nunique()
+    assert kinds >= 3
+    # An earlier run that numbered and named otherwise, and had one kind less.
+    spark.sql(
+        f"UPDATE {tables.COURSE_CLUSTER} SET cluster = {kinds} - 1 - cluster, cluster_name = concat('our ', cluster_name)"
+        " WHERE is_active"
+    )
+    spark.sql(f"DELETE FROM {tables.COURSE_CLUSTER} WHERE cluster = {kinds} - 1")
+    site().write(spark)
+    monkeypatch.setattr(ops, "_run_id", "99999999T000000Z-later")
+    cluster.run(spark, settings, AS_OF)
+    rows = spark.table(tables.COURSE_CLUSTER).where("is_active AND run_id = '99999999T000000Z-later'").toPandas()
+    numbers = dict(zip(before["courseid"], before["cluster"], strict=True))
+    for row in rows.itertuples():
+        was = numbers[row.courseid]
+        if was == 0:  # the kind that the earlier run did not have
+            assert row.cluster == kinds - 1
+            assert not row.cluster_name.startswith("our ")
+        else:
+            assert row.cluster == kinds - 1 - was
+            assert row.cluster_name.startswith("our ")
 
 
 def test_without_page_views_contents_are_compared(spark: SparkSession, settings: Config) -> None:

@@ -10,17 +10,19 @@ compared instead.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import logging
+import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pyspark.ml.clustering import KMeans, KMeansModel
-from pyspark.ml.feature import VectorAssembler
+from pyspark.mllib.clustering import KMeans, KMeansModel
+from pyspark.mllib.linalg import Vectors
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from scipy.optimize import linear_sum_assignment
 
 from moodle_lakehouse import asof, features, made_from, ops, tables
 from moodle_lakehouse.config import Config
@@ -30,15 +32,20 @@ log = logging.getLogger(__name__)
 
 SEED = 7
 FEWEST, MOST = 3, 10  # clusters
-STARTS = 2  # KMeans finds a local optimum: the best of so many starts counts
-FITS_AT_ONCE = 4
-# A cluster holds at least this share of the active courses, else it is an oddity and no kind of course.
-SMALLEST = 0.08
+STARTS = 20
+# A cluster holds at least this share of the active courses, else it is an oddity and no kind of course: the same course,
+# given again each term, must not become a kind of its own.
+SMALLEST = 1 / 8
+# Of courses drawn anew this many times, the clusters must be the same ones at least to this mean adjusted Rand index.
+DRAWS, LEAST_STABILITY = 20, 0.7
 # Silhouettes this close are alike; of clusterings alike the one that tells more kinds apart is taken.
 ALIKE = 0.03
 # A course's scaled features are kept within +-FAR: one odd course must not stretch a whole clustering.
 FAR = 3.0
 INACTIVE = "inactive"
+
+# Clusters of two runs are one kind of course when their mean shares are this near to each other.
+SAME_KIND = 0.2
 
 # Below these a course is inactive: students' actions per student and week, share of its weeks with any, students.
 LEAST_RATE, LEAST_WEEKS, LEAST_STUDENTS = 0.5, 0.25, 3
@@ -102,7 +109,7 @@ def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
     courses, enrolments, events, resources = (known(table) for table in SOURCE_TABLES)
     profiles = course_profiles(courses, enrolments, events, resources, moment).persist()
     try:
-        clustered = assign(profiles)
+        clustered = as_before(assign(profiles), tables.read(spark, tables.COURSE_CLUSTER))
         result = clustered.select(
             F.lit(ops.run_id()).alias("run_id"),
             asof.literal(moment).alias("as_of"),
@@ -271,7 +278,8 @@ def assign(profiles: DataFrame) -> DataFrame:
         active = sum((F.col(name) for name in CONTENTS), F.lit(0.0)) > 0
         words = CONTENTS
     marked = profiles.withColumn("is_active", active)
-    compared = marked.where("is_active").select("courseid", "rate_all", *words)
+    # Square roots, by which shares differ as much near nothing as they do in the middle (Hellinger's distance).
+    compared = marked.where("is_active").select("courseid", "rate_all", *[F.sqrt(name).alias(name) for name in words])
     centres, spreads = _scaling(compared, list(words))
     names = [name for name in words if spreads[name] > 0]
     scaled = compared.select(
@@ -314,7 +322,7 @@ def _place(scaled: DataFrame, names: Sequence[str], words: dict[str, str]) -> li
     collected: pd.DataFrame = scaled.toPandas()  # type: ignore[assignment]
     rows = collected.sort_values("courseid", ignore_index=True)
     values = rows[list(names)].to_numpy(float)
-    centroids = _kmeans(scaled.sparkSession, names, values)
+    centroids = _kmeans(scaled, names, values)
     cluster, distance = _nearest(values, centroids)
     busy = [float(rows["rate_all"][cluster == number].mean()) for number in range(len(centroids))]
     called = name_clusters(centroids, [words[name] for name in names], busy)
@@ -322,51 +330,56 @@ def _place(scaled: DataFrame, names: Sequence[str], words: dict[str, str]) -> li
     return [(int(i), int(c), called[c], float(d)) for i, c, d in zip(ids, cluster, distance, strict=True)]
 
 
-def _kmeans(spark: SparkSession, names: Sequence[str], values: np.ndarray) -> np.ndarray:
-    """The centroids of the chosen number of clusters; one centroid where the courses are too few or too alike.
+def _kmeans(scaled: DataFrame, names: Sequence[str], values: np.ndarray) -> np.ndarray:
+    """The centroids that MLlib finds from those of the chosen clusters; one where the courses are too few or too alike.
 
-    values: a row a course, in the courses' order.
+    scaled: a row a course; values: the same rows, on the driver.
     """
+    start = _choose(values)
+    if len(start) < 2:
+        return start
+    points = scaled.select(*names).rdd.map(lambda row: Vectors.dense(list(row)))
+    model = KMeans.train(points, len(start), maxIterations=30, initialModel=KMeansModel([list(c) for c in start]))
+    return np.array(model.clusterCenters)
+
+
+def _choose(values: np.ndarray) -> np.ndarray:
+    """Centroids for as many clusters as there are kinds of courses; one for rows that are too few or too alike.
+
+    Of the numbers whose clusters are large enough and stable, the greatest whose silhouette is (nearly) the best.
+    Each is tried from many starts, since k-means ends in local optima: quick here, a row of short Spark jobs there.
+    """
+    from sklearn.cluster import KMeans as LocalKMeans
     from sklearn.metrics import silhouette_score
 
     count = len(values)
-    one = values.mean(axis=0, keepdims=True) if count else np.zeros((0, len(names)))
-    if count < 2 * FEWEST or not names:
-        return one
-    # Made anew from the values: every job of every fit would carry along the plan that they came from.
-    points = spark.createDataFrame(pd.DataFrame(values, columns=list(names))).coalesce(1)
-    assembled = (
-        VectorAssembler(inputCols=list(names), outputCol="features").transform(points).select("features").persist()
-    )
-    least = max(2, round(SMALLEST * count))
+    if count < 2 * FEWEST or not values.shape[1]:
+        return values.mean(axis=0, keepdims=True) if count else np.zeros((0, values.shape[1]))
+    least = max(2, math.ceil(SMALLEST * count))
     found: list[tuple[float, np.ndarray]] = []
-
-    def fit(k: int, start: int) -> KMeansModel:
-        return KMeans(k=k, seed=SEED + start, maxIter=30).fit(assembled)
-
-    try:
-        # A fit of a few hundred courses is a row of very short Spark jobs: the cluster waits for the driver, so
-        # several go on at once.
-        with ThreadPoolExecutor(max_workers=FITS_AT_ONCE, thread_name_prefix="kmeans") as pool:
-            fits = [
-                [pool.submit(fit, k, start) for start in range(STARTS)]
-                for k in range(FEWEST, min(MOST, count // 2) + 1)
-            ]
-        for starts in fits:
-            best = min((task.result() for task in starts), key=lambda model: model.summary.trainingCost)
-            centroids = np.array(best.clusterCenters())
-            cluster, _ = _nearest(values, centroids)
-            if len(np.unique(cluster)) < 2 or np.bincount(cluster, minlength=len(centroids)).min() < least:
-                continue
-            found.append((float(silhouette_score(values, cluster, metric="sqeuclidean")), centroids))
-    finally:
-        assembled.unpersist()
+    for k in range(FEWEST, min(MOST, count // 2) + 1):
+        fit = LocalKMeans(k, n_init=STARTS, random_state=SEED).fit(values)
+        sizes = np.bincount(fit.labels_, minlength=k)
+        if (sizes > 0).sum() < 2 or sizes.min() < least or _stability(values, fit.labels_, k) < LEAST_STABILITY:
+            continue
+        found.append((float(silhouette_score(values, fit.labels_, metric="sqeuclidean")), fit.cluster_centers_))
     if not found:
-        return one
+        return values.mean(axis=0, keepdims=True)
     top = max(silhouette for silhouette, _ in found)
     silhouette, chosen = max((pair for pair in found if pair[0] >= top - ALIKE), key=lambda pair: len(pair[1]))
     log.info("%s clusters of courses, silhouette %.2f (best %.2f)", len(chosen), silhouette, top)
     return chosen
+
+
+def _stability(values: np.ndarray, cluster: np.ndarray, k: int) -> float:
+    """Mean adjusted Rand index of the clusters and those that courses drawn with replacement give the same rows."""
+    from sklearn.cluster import KMeans as LocalKMeans
+    from sklearn.metrics import adjusted_rand_score
+
+    rng = np.random.default_rng(SEED)
+    drawn = [values[rng.integers(0, len(values), len(values))] for _ in range(DRAWS)]
+    again = [LocalKMeans(k, n_init=2, random_state=SEED).fit(rows).predict(values) for rows in drawn]
+    return float(np.mean([adjusted_rand_score(cluster, other) for other in again]))
 
 
 def _nearest(values: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -375,6 +388,45 @@ def _nearest(values: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.
         return np.zeros(0, int), np.zeros(0)
     distances = np.linalg.norm(values[:, None, :] - centroids[None, :, :], axis=2)
     return distances.argmin(axis=1), distances.min(axis=1)
+
+
+def as_before(clustered: DataFrame, earlier: DataFrame | None) -> DataFrame:
+    """The clusters with the numbers and names that the latest earlier run gave to the same kinds of courses.
+
+    earlier: course_cluster. Two clusters are the same kind when their courses' mean shares of use and of contents lie
+    next to each other (SAME_KIND at most); a new kind gets a number and a name that none of the others has.
+    """
+    if earlier is None:
+        return clustered
+    last = earlier.join(earlier.agg(F.max("run_id").alias("run_id")), "run_id")
+    before, now = _kinds(last), _kinds(clustered)
+    if before.empty or now.empty:
+        return clustered
+    rows: list[tuple[int, int, str]] = []
+    distances = np.linalg.norm(
+        now[[*USE, *CONTENTS]].to_numpy()[:, None] - before[[*USE, *CONTENTS]].to_numpy(), axis=2
+    )
+    for new, old in zip(*linear_sum_assignment(distances), strict=True):
+        if distances[new, old] <= SAME_KIND:
+            rows.append((int(now["cluster"][new]), int(before["cluster"][old]), str(before["cluster_name"][old])))
+    for number, name in now[["cluster", "cluster_name"]].itertuples(index=False):
+        if number not in [row[0] for row in rows]:
+            free = next(n for n in itertools.count() if n not in [row[1] for row in rows])
+            taken = [row[2] for row in rows]
+            rows.append((int(number), free, name if name not in taken else f"{name}, new"))
+    kept = clustered.sparkSession.createDataFrame(rows, "cluster int, kept int, kept_name string")
+    return clustered.join(F.broadcast(kept), "cluster", "left").withColumns(
+        {"cluster": F.coalesce("kept", "cluster"), "cluster_name": F.coalesce("kept_name", "cluster_name")}
+    )
+
+
+def _kinds(clustered: DataFrame) -> pd.DataFrame:
+    """Mean shares of each cluster's courses. Grain: (cluster, cluster_name) of active courses."""
+    means = [F.mean(name).alias(name) for name in (*USE, *CONTENTS)]
+    kinds: pd.DataFrame = (
+        clustered.where("is_active").groupBy("cluster", "cluster_name").agg(*means).orderBy("cluster").toPandas()
+    )  # type: ignore[assignment]
+    return kinds
 
 
 def name_clusters(centroids: np.ndarray, words: Sequence[str], busy: Sequence[float]) -> list[str]:
