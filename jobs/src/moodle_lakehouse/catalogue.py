@@ -351,10 +351,9 @@ def lake_type(column: SourceColumn) -> tuple[str | None, str]:
     if kind in ("decimal", "numeric"):
         precision, scale = column.precision or 10, column.scale or 0
         return (name, f"DECIMAL({precision},{scale})") if precision <= 38 else (f"CAST({name} AS CHAR)", "STRING")
-    if kind == "float":
-        return name, "FLOAT"
-    if kind in ("double", "real"):
-        return name, "DOUBLE"
+    if kind in ("float", "double", "real"):
+        # As a FLOAT the server would send no more than six digits of it.
+        return f"{name} + 0e0", "FLOAT" if kind == "float" else "DOUBLE"
     if kind in ("char", "varchar", "tinytext", "text", "mediumtext", "longtext", "json"):
         return name, "STRING"
     if kind in ("enum", "set", "date", "datetime", "timestamp", "time"):

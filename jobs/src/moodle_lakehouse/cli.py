@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from moodle_lakehouse.ingest import IngestResult
+    from moodle_lakehouse.verify import VerifyResult
 
 WIDTH = 110
+RANGES_SHOWN = 20  # of one table
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH})
@@ -46,6 +48,10 @@ as_of_option = click.option(
     help="now, mid-term or an ISO date: as if the rest had not happened yet. [default: the configuration's]",
 )
 
+format_option = click.option(
+    "--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+
 
 @cli.command()
 def ingest() -> None:
@@ -56,6 +62,24 @@ def ingest() -> None:
     site = job.inspect(settings)  # a wrong password fails before Spark starts
     with _session("ingest", settings) as spark:
         _print_ingest(job.run(spark, settings, site))
+
+
+@cli.command()
+@click.option("--table", "names", multiple=True, metavar="NAME", help="Only this one, without prefix (repeatable).")
+@format_option
+def verify(names: tuple[str, ...], output: str) -> None:
+    """Compare Moodle's tables with lakehouse.raw and name the ranges of rows that differ."""
+    settings = config.load()
+    from moodle_lakehouse import ingest as reader
+    from moodle_lakehouse import verify as job
+
+    plans = job.chosen(reader.inspect(settings), names)
+    with _session("verify", settings) as spark:
+        try:
+            _print_verify(job.run(spark, settings, plans), output)
+        except job.DifferentError as error:
+            _print_verify(error.result, output)
+            raise
 
 
 @cli.command()
@@ -91,7 +115,7 @@ _as_of_command("score", "Score the students of the running courses.")
 
 @cli.command()
 @as_of_option
-@click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@format_option
 def report(as_of: str | None, output: str) -> None:
     """Show the students most at risk with reasons, and the clusters of courses."""
     settings = config.load()
@@ -109,7 +133,7 @@ def report(as_of: str | None, output: str) -> None:
 @click.option(
     "--weeks", default="0,2,4,8,12,16,20", show_default=True, metavar="LIST", help="Cutoff weeks, with commas."
 )
-@click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@format_option
 def evaluate(train_until: str, test_from: str, label: str | None, weeks: str, output: str) -> None:
     """Measure the model on later courses than it was trained on, week by week."""
     settings = config.load()
@@ -253,6 +277,39 @@ def _print_ingest(result: IngestResult) -> None:
     if result.unlisted:
         more = "" if len(result.unlisted) <= 8 else f" and {len(result.unlisted) - 8} more"
         console.print(f"Not in the catalogue, left out: {', '.join(result.unlisted[:8])}{more}")
+
+
+def _print_verify(result: VerifyResult, output: str) -> None:
+    if output == "json":
+        click.echo(json.dumps(result.document(), default=str))
+        return
+    console = _console()
+    if result.differing:
+        columns = ("table", "ids", "rows in Moodle", "in the lake", "missing", "extra", "changed", "doubled")
+        table = _table("Ranges that differ", *columns)
+        for check in result.differing:
+            for one in check.differences[:RANGES_SHOWN]:
+                ids = "all" if one.low is None else str(one.low) if one.low == one.high else f"{one.low} to {one.high}"
+                kinds = [f"{n:,}" if n else "" for n in (one.missing, one.extra, one.changed, one.doubled)]
+                table.add_row(check.table, ids, f"{one.source_rows:,}", f"{one.lake_rows:,}", *kinds)
+            if len(check.differences) > RANGES_SHOWN:
+                table.add_row(check.table, f"and {len(check.differences) - RANGES_SHOWN} ranges more")
+        console.print(table)
+    told = [check for check in result.tables if check.note or check.arrived or check.purged or not check.equal]
+    columns = ("table", "rows in Moodle", "in the lake", "arrived since", "purged", "last ingest", "seconds", "note")
+    table = _table("Moodle's tables and lakehouse.raw", *columns)
+    for check in told:
+        numbers = [f"{n:,}" for n in (check.source_rows, check.lake_rows, check.arrived, check.purged)]
+        moment = f"{check.ingested_at:%Y-%m-%d %H:%M}" if check.ingested_at else ""
+        note = "; ".join(part for part in ("" if check.equal else "differs", check.note) if part)
+        table.add_row(check.table, *numbers, moment, f"{check.seconds:.1f}", note)
+    table.add_section()
+    rows = [sum(getattr(c, name) for c in result.tables) for name in ("source_rows", "lake_rows", "arrived", "purged")]
+    table.add_row(f"{len(result.tables)} tables", *[f"{n:,}" for n in rows])
+    console.print(table)
+    console.print(f"Equal: {len(result.tables) - len(result.differing)} of {len(result.tables)} tables")
+    for failure in result.failures:
+        console.print(f"Not compared: {failure}")
 
 
 def _print_rows(title: str, rows: dict[str, int]) -> None:

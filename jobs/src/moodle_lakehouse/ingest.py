@@ -9,24 +9,17 @@ How one table is brought up to its source is told in table_copy.
 from __future__ import annotations
 
 import dataclasses
-import logging
-import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pyspark.sql import SparkSession
 
-from moodle_lakehouse import catalogue, ops, source, table_copy, tables
-from moodle_lakehouse.catalogue import SourcePlan, TablePlan
+from moodle_lakehouse import catalogue, ops, parallel, source, table_copy, tables
+from moodle_lakehouse.catalogue import SourcePlan
 from moodle_lakehouse.config import Config
-from moodle_lakehouse.errors import LakehouseError, bullet_list, reason
+from moodle_lakehouse.errors import LakehouseError, bullet_list
 from moodle_lakehouse.table_copy import TableResult
-
-log = logging.getLogger(__name__)
-
-PROGRESS_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -98,37 +91,8 @@ def _copy_all(spark: SparkSession, config: Config, site: Source) -> tuple[list[T
     connections = config.moodle.max_connections
     gate = table_copy.Gate(connections)
     largest_first = sorted(site.plan.tables, key=lambda p: -site.sizes.get(p.source, 0))
-    results, failures = [], []
-    with ThreadPoolExecutor(max_workers=connections, thread_name_prefix="ingest") as pool:
-        tasks = {pool.submit(table_copy.copy, spark, config, p, gate): p for p in largest_first}
-        try:
-            for task in _as_completed(tasks):
-                name = tasks[task].table.name
-                try:
-                    results.append(task.result())
-                except LakehouseError as error:
-                    failures.append(f"{name}: " + str(error).replace("\n", "\n  "))
-                except Exception as error:
-                    log.debug("copying %s failed", name, exc_info=True)
-                    failures.append(f"{name}: {reason(error)}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            spark.sparkContext.cancelAllJobs()
-            raise
-    return sorted(results, key=lambda r: r.table), sorted(failures)
-
-
-def _as_completed(tasks: Mapping[Future[TableResult], TablePlan]) -> Iterator[Future[TableResult]]:
-    """The tasks in the order in which they end; every few seconds it is told how far they are."""
-    waiting, said = set(tasks), time.monotonic()
-    while waiting:
-        pause = max(0.0, said + PROGRESS_SECONDS - time.monotonic())
-        done, waiting = wait(waiting, timeout=pause, return_when=FIRST_COMPLETED)
-        yield from done
-        if waiting and time.monotonic() - said >= PROGRESS_SECONDS:
-            said = time.monotonic()
-            running = ", ".join(sorted(tasks[task].table.name for task in waiting if task.running()))
-            log.info("ingest: %d of %d tables are done; at work: %s", len(tasks) - len(waiting), len(tasks), running)
+    work = {p.table.name: partial(table_copy.copy, spark, config, p, gate) for p in largest_first}
+    return parallel.each(spark, work, workers=connections, name="ingest")
 
 
 def _detail(result: TableResult) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from typing import Any
 import pymysql
 from pymysql.cursors import Cursor
 
+from moodle_lakehouse import row_checksum
 from moodle_lakehouse.catalogue import SourceColumn, TablePlan, quoted
 from moodle_lakehouse.config import MoodleConfig
 from moodle_lakehouse.errors import ConfigError, LakehouseError, SourceError
+from moodle_lakehouse.row_checksum import Sum
 
 log = logging.getLogger(__name__)
 
@@ -221,20 +223,23 @@ def count(cursor: Cursor, plan: TablePlan, condition: str | None) -> int:
 def checksum(cursor: Cursor, plan: TablePlan, condition: str | None = None) -> str | None:
     """What stands for the rows as they would be read, privacy applied: equal when the rows are equal.
 
-    The number of rows and the sum of 60 bits of each row's MD5. A row is its columns with commas between: numbers
-    as they are, text and bytes as their own MD5, null as nothing, so that no two rows are written alike. None where
-    the server makes no MD5 (as in FIPS mode): then nothing can be said.
+    None where the server makes no MD5 (as in FIPS mode): then nothing can be said.
     """
-    cells = [f"IFNULL({c.sql if c.is_number else f'MD5({c.sql})'}, '')" for c in plan.columns]
-    row = f"MD5(CONCAT_WS(',', {', '.join(cells)}))"
+    found = sums(cursor, plan, condition)
+    return None if found is None else str(found.get(0, Sum(0, 0)))
+
+
+def sums(cursor: Cursor, plan: TablePlan, condition: str | None = None, part: str = "0") -> dict[int, Sum] | None:
+    """What stands for the rows of each part; part: SQL for the number of a row's part. None as for checksum()."""
     cursor.execute(
-        "SELECT COUNT(*), COUNT(h), SUM(CAST(CONV(LEFT(h, 15), 16, 10) AS UNSIGNED))"
-        f" FROM (SELECT {row} AS h FROM {quoted(plan.source)}{_where(condition)}) t"
+        f"SELECT part, COUNT(*), COUNT(h), {row_checksum.sql_total('h')} FROM"
+        f" (SELECT {part} AS part, {row_checksum.sql_hash(plan)} AS h FROM {quoted(plan.source)}{_where(condition)}) t"
+        " GROUP BY part"
     )
-    found = cursor.fetchone()
-    assert found is not None
-    rows, hashed, total = found
-    return f"{rows}:{int(total or 0):x}" if rows == hashed else None
+    found = cursor.fetchall()
+    if any(rows != hashed for _, rows, hashed, _ in found):
+        return None
+    return {int(part): Sum(int(rows), int(total)) for part, rows, _, total in found}
 
 
 def _where(condition: str | None) -> str:

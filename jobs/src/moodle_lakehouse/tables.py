@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pyspark.errors import AnalysisException
@@ -183,15 +183,28 @@ def snapshot_id(loaded: Any) -> int | None:
     return None if snapshot is None else int(snapshot.snapshotId())
 
 
+def ancestors(loaded: Any) -> Iterator[Any]:
+    """The snapshots of a loaded table from the current one back to the oldest that has not expired."""
+    snapshot = loaded.currentSnapshot()
+    while snapshot is not None:
+        yield snapshot
+        parent = snapshot.parentId()
+        snapshot = None if parent is None else loaded.snapshot(parent)
+
+
 def newest_rows(loaded: Any) -> Any:
     """The snapshot that last changed a loaded table's rows; maintenance's own snapshots only move them to other files."""
-    snapshot = None if loaded is None else loaded.currentSnapshot()
-    while snapshot is not None and snapshot.operation() == "replace" and snapshot.parentId() is not None:
-        parent = loaded.snapshot(snapshot.parentId())
-        if parent is None:  # it has expired
+    found = None
+    for snapshot in () if loaded is None else ancestors(loaded):
+        found = snapshot
+        if snapshot.operation() != "replace":
             break
-        snapshot = parent
-    return snapshot
+    return found
+
+
+def was_overtaken(error: BaseException) -> bool:
+    """Whether a commit failed because somebody else committed to the table first."""
+    return any(name in str(error) for name in ("ValidationException", "CommitFailedException"))
 
 
 def row_count(spark: SparkSession, table: str) -> int:

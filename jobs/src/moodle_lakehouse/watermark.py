@@ -7,6 +7,7 @@ Maintenance commits snapshots without a mark: the nearest ancestor's then counts
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import hashlib
 import json
 import secrets
@@ -78,23 +79,37 @@ def _sql(text: str) -> str:
     return text.rsplit(" ", 1)[1]
 
 
+@dataclass(frozen=True)
+class Marked:
+    """A snapshot that carries a mark. back: how many snapshots it is behind the current one."""
+
+    mark: Mark
+    snapshot_id: int
+    committed_at: dt.datetime
+    back: int
+
+
+def newest(loaded: Any) -> Marked | None:
+    """The snapshot of a loaded table whose mark counts; None when it has none."""
+    return next(_marked(loaded), None)
+
+
 def read(loaded: Any) -> Mark | None:
     """The mark of a loaded table; None when it has none."""
-    return next(_marks(loaded), None)
+    found = newest(loaded)
+    return found.mark if found else None
 
 
 def arrived(spark: SparkSession, table: str, mark: Mark) -> bool:
     """Whether the commit of this mark is part of the table: asked when a commit ended without an answer."""
     loaded = tables.load(spark, table)
-    return loaded is not None and any(found.commit == mark.commit for found in _marks(loaded))
+    return loaded is not None and any(found.mark.commit == mark.commit for found in _marked(loaded))
 
 
-def _marks(loaded: Any) -> Iterator[Mark]:
-    snapshot = loaded.currentSnapshot()
-    while snapshot is not None:
+def _marked(loaded: Any) -> Iterator[Marked]:
+    for back, snapshot in enumerate(tables.ancestors(loaded)):
         text = snapshot.summary().get(PROPERTY)
         document = json.loads(text) if text is not None else {}
         if set(document) == _FIELDS:  # another version's mark tells nothing: the table is then read anew
-            yield Mark(**document)
-        parent = snapshot.parentId()
-        snapshot = None if parent is None else loaded.snapshot(parent)
+            committed_at = dt.datetime.fromtimestamp(snapshot.timestampMillis() / 1000, dt.UTC)
+            yield Marked(Mark(**document), int(snapshot.snapshotId()), committed_at, back)

@@ -1,0 +1,83 @@
+"""One number for a set of rows, the same when the source makes it in SQL and when Spark makes it from the lake.
+
+A row is written as its columns with commas between them: whole numbers and decimals as they are, floating point
+numbers as the 16 hex digits of their bits, text as the MD5 of its UTF-8, bytes as their MD5, null as nothing. So no
+two rows are written alike, and nothing depends on how somebody prints a number. The row's hash is the MD5 of that,
+and a set of rows is their number and the sum of the first 60 bits of each hash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from moodle_lakehouse.catalogue import ReadColumn, TablePlan, quoted
+
+DIGITS = 15  # of a row's hash that are summed
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What stands for a set of rows: equal when the rows are equal."""
+
+    rows: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}:{self.total:x}"
+
+
+def sql_hash(plan: TablePlan) -> str:
+    """The hash of a row of the source as it would be read, privacy applied. Null where the server makes no MD5."""
+    return f"MD5(CONCAT_WS(',', {', '.join(f'IFNULL({_sql_cell(c)}, {_NOTHING})' for c in plan.columns)}))"
+
+
+def sql_total(row_hash: str) -> str:
+    return f"SUM(CAST(CONV(LEFT({row_hash}, {DIGITS}), 16, 10) AS UNSIGNED))"
+
+
+def spark_hash(plan: TablePlan, lake: T.StructType) -> Column:
+    """The hash of a row of the lake, in the columns and types of the plan."""
+    held = {f.name: f.dataType for f in lake.fields}
+    return F.md5(F.concat_ws(",", *[F.coalesce(_cell(c, held.get(c.name)), F.lit("")) for c in plan.columns]))
+
+
+def spark_total(row_hash: str) -> Column:
+    return F.sum(F.conv(F.substring(row_hash, 1, DIGITS), 16, 10).cast("decimal(20,0)"))
+
+
+_NOTHING = "''"
+
+
+def _sql_cell(column: ReadColumn) -> str:
+    if column.spark_type in ("FLOAT", "DOUBLE"):
+        # Neither MariaDB nor MySQL gives the bits of a number, but a point's coordinates are written as theirs.
+        return f"HEX(REVERSE(SUBSTRING(ST_AsBinary(POINT({column.sql}, 0)), 6, 8)))"
+    if column.spark_type == "STRING":
+        return f"MD5(CONVERT({column.sql} USING utf8mb4))"
+    return column.sql if column.is_number else f"MD5({column.sql})"
+
+
+def _cell(column: ReadColumn, held: T.DataType | None) -> Column:
+    if held is None:
+        return F.lit(None).cast("string")
+    value, wanted = F.col(quoted(column.name)), T._parse_datatype_string(column.spark_type)
+    if held == wanted:
+        return _text(value, wanted)
+    # The lake's type is wider than the source's is now: what does not fit into the source's is different.
+    there = value.cast(wanted)
+    return F.when(there.cast(held).eqNullSafe(value), _text(there, wanted)).otherwise(value.cast("string"))
+
+
+def _text(value: Column, kind: T.DataType) -> Column:
+    if isinstance(kind, T.FloatType | T.DoubleType):
+        bits = F.reflect(F.lit("java.lang.Double"), F.lit("doubleToRawLongBits"), value.cast("double"))
+        return F.when(value.isNotNull(), F.lpad(F.hex(bits.cast("bigint")), 16, "0"))
+    if isinstance(kind, T.DecimalType) and kind.scale:
+        return F.translate(F.format_number(value, kind.scale), ",", "")  # a cast would write small ones as 1E-7
+    if isinstance(kind, T.StringType | T.BinaryType):
+        return F.md5(value.cast("binary"))
+    return value.cast("string")
