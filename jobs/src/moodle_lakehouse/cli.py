@@ -6,6 +6,7 @@ or configuration. Nothing heavy is imported before it is needed, so that help an
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import signal
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from moodle_lakehouse.ingest import IngestResult
+    from moodle_lakehouse.maintain import TableResult as MaintainResult
     from moodle_lakehouse.verify import VerifyResult
 
 WIDTH = 110
@@ -80,6 +82,19 @@ def verify(names: tuple[str, ...], output: str) -> None:
         except job.DifferentError as error:
             _print_verify(error.result, output)
             raise
+
+
+@cli.command()
+@click.option("--table", "names", multiple=True, metavar="NAME", help="Only this one, such as raw.course (repeatable).")
+@click.option("--dry-run", is_flag=True, help="Only tell what would be done.")
+@format_option
+def maintain(names: tuple[str, ...], dry_run: bool, output: str) -> None:
+    """Join small files, expire old snapshots and remove leftover files of the lake's tables."""
+    settings = config.load()
+    from moodle_lakehouse import maintain as job
+
+    with _session("maintain", settings) as spark:
+        _print_maintain(job.run(spark, names, dry_run=dry_run), dry_run, output)
 
 
 @cli.command()
@@ -310,6 +325,47 @@ def _print_verify(result: VerifyResult, output: str) -> None:
     console.print(f"Equal: {len(result.tables) - len(result.differing)} of {len(result.tables)} tables")
     for failure in result.failures:
         console.print(f"Not compared: {failure}")
+
+
+def _print_maintain(results: list[MaintainResult], dry_run: bool, output: str) -> None:
+    if output == "json":
+        click.echo(json.dumps({"dry_run": dry_run, "tables": [dataclasses.asdict(one) for one in results]}))
+        return
+    columns = (
+        "table",
+        "files",
+        "bytes",
+        "snapshots",
+        "manifests",
+        "files joined",
+        "snapshots expired",
+        "orphans",
+        "note",
+    )
+    title = "What maintain would do" if dry_run else "The lake's tables before and after"
+    table = _table(title, *columns)
+
+    def told(before: int, after: int) -> str:
+        return f"{before:,}" if before == after else f"{before:,} > {after:,}"
+
+    changed = [one for one in results if one.changed or one.note]
+    for one in changed:
+        sizes = [
+            told(getattr(one.before, n), getattr(one.after, n)) for n in ("files", "bytes", "snapshots", "manifests")
+        ]
+        joined = f"{one.rewritten:,} > {one.written:,}" if one.rewritten else ""
+        table.add_row(one.table, *sizes, joined, *[f"{n:,}" if n else "" for n in (one.expired, one.orphans)], one.note)
+    table.add_section()
+    sums = [
+        told(sum(getattr(one.before, n) for one in results), sum(getattr(one.after, n) for one in results))
+        for n in ("files", "bytes", "snapshots", "manifests")
+    ]
+    totals = [sum(getattr(one, n) for one in results) for n in ("rewritten", "expired", "orphans")]
+    table.add_row(f"{len(results)} tables", *sums, *[f"{n:,}" for n in totals])
+    console = _console()
+    console.print(table)
+    if len(changed) < len(results):
+        console.print(f"Nothing to do: {len(results) - len(changed)} tables")
 
 
 def _print_rows(title: str, rows: dict[str, int]) -> None:

@@ -50,7 +50,6 @@ OVERLAP_SECONDS = 7_200
 _UNKNOWN = "CommitStateUnknownException"
 # What the executors' JDBC driver throws when the connection or the server is gone.
 _BROKEN = ("SQLNonTransientConnectionException", "SQLTransientConnectionException", "Connection reset", "Socket error")
-_OVERTAKEN = ("ValidationException", "CommitFailedException")
 
 
 @dataclass(frozen=True)
@@ -128,6 +127,10 @@ class _AgainError(Exception):
     def __init__(self, message: str, *, whole: bool) -> None:
         super().__init__(message)
         self.whole = whole
+
+
+class _OvertakenError(LakehouseError):
+    """Somebody else committed to the table since it was read."""
 
 
 def copy(spark: SparkSession, config: Config, plan: TablePlan, gate: Gate) -> TableResult:
@@ -342,9 +345,9 @@ class _TableCopy:
         fresh = self._mark(sure, rows, mark)
         moved = fresh.checksum is not None and fresh.checksum != mark.checksum and not self.plan.table.keeps_purged
         if counts.all or noted or moved:
-            if tables.snapshot_id(tables.load(self.spark, self.table)) != tables.snapshot_id(loaded):
+            if not self._rows_are_of(loaded):
                 raise self._overtaken()
-            self._write(changes, counts, fresh)
+            self._write(changes, counts, fresh, loaded)
         return self._result(
             rows_read=look.extent.rows,
             inserted=counts.inserted,
@@ -408,7 +411,12 @@ class _TableCopy:
             full_at=int(time.time()) if look.part is None or mark is None else mark.full_at,
         )
 
-    def _write(self, changes: DataFrame, counts: _Counts, mark: Mark) -> None:
+    def _rows_are_of(self, loaded: Any) -> bool:
+        """Whether the table still holds the rows of the loaded one: maintenance may have moved them to other files."""
+        now, then = tables.newest_rows(tables.load(self.spark, self.table)), tables.newest_rows(loaded)
+        return then is not None and now is not None and now.snapshotId() == then.snapshotId()
+
+    def _write(self, changes: DataFrame, counts: _Counts, mark: Mark, loaded: Any) -> None:
         if not counts.all:
             self._note(mark)
             return
@@ -423,7 +431,12 @@ class _TableCopy:
                 summary=mark.summary(),
             )
 
-        self._commit(mark, merge)
+        try:
+            self._commit(mark, merge)
+        except _OvertakenError as error:
+            if self._rows_are_of(loaded):
+                raise _AgainError("maintenance rewrote the files to be changed", whole=False) from error
+            raise
 
     def _note(self, mark: Mark) -> None:
         """Commit a mark and no rows."""
@@ -437,7 +450,7 @@ class _TableCopy:
         except Exception as error:
             if self._arrived(mark):
                 log.warning("%s: the commit is in the table, though it ended in: %s", self.table, reason(error))
-            elif any(name in str(error) for name in _OVERTAKEN):
+            elif tables.was_overtaken(error):
                 raise self._overtaken() from error
             elif _UNKNOWN in str(error):
                 raise _AgainError(f"the commit did not arrive: {reason(error)}", whole=False) from error
@@ -451,8 +464,8 @@ class _TableCopy:
             log.warning("%s: whether the commit arrived cannot be told: %s", self.table, reason(error))
             return False
 
-    def _overtaken(self) -> LakehouseError:
-        return LakehouseError(
+    def _overtaken(self) -> _OvertakenError:
+        return _OvertakenError(
             "Another run wrote this table meanwhile; nothing of this one was written to it",
             where=self.table,
             remedy="let one ingest end before the next begins, then run it again",
