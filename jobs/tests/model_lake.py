@@ -131,6 +131,11 @@ class Lake:
     def attribute(self, userid: int, courseid: int, name: str, value: float) -> None:
         self.rows[tables.ENROLMENT_ATTRIBUTE].append((userid, courseid, name, value))
 
+    def profile(self, userid: int, field: str, value: str) -> None:
+        row = (userid, key(userid), field, value)
+        if row not in self.rows[tables.USER_ATTRIBUTE]:
+            self.rows[tables.USER_ATTRIBUTE].append(row)
+
     def frame(self, spark: SparkSession, table: str) -> DataFrame:
         return spark.createDataFrame(self.rows[table], SCHEMAS[table])
 
@@ -176,17 +181,25 @@ def small_site(students: int = 70, terms: Iterable[int] = (0, 1, 2), courses: in
     for term in terms:
         for number in range(courses):
             courseid = 10 * (term + 1) + number
-            lake.course(courseid, TERMS[term], 7 * WEEKS, f"K{number}-{term}")
-            cmids = [courseid * 10 + i for i in range(6)]
-            for cmid, (modname, due) in zip(
-                cmids,
-                [("page", None), ("quiz", 10.0), ("assign", 17.0), ("forum", None), ("resource", None), ("quiz", 31.0)],
-                strict=True,
-            ):
-                lake.resource(cmid, courseid, modname, due)
-            for student in range(students):
-                _student(lake, rng, courseid, cmids, userid=term * 1000 + number * 100 + student + 100)
+            first = term * 1000 + number * 100 + 100
+            busy_course(lake, rng, courseid, TERMS[term], f"K{number}-{term}", range(first, first + students))
     return lake
+
+
+def busy_course(
+    lake: Lake, rng: np.random.Generator, courseid: int, start: dt.datetime, name: str, students: Iterable[int]
+) -> None:
+    """A course of six weeks with students in it."""
+    lake.course(courseid, start, 7 * WEEKS, name)
+    cmids = [courseid * 10 + i for i in range(6)]
+    for cmid, (modname, due) in zip(
+        cmids,
+        [("page", None), ("quiz", 10.0), ("assign", 17.0), ("forum", None), ("resource", None), ("quiz", 31.0)],
+        strict=True,
+    ):
+        lake.resource(cmid, courseid, modname, due)
+    for student in students:
+        _student(lake, rng, courseid, cmids, student)
 
 
 def _student(lake: Lake, rng: np.random.Generator, courseid: int, cmids: Sequence[int], userid: int) -> None:

@@ -6,14 +6,16 @@ import datetime as dt
 import gzip
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from model_lake import AS_OF, TERMS, Lake, day, small_site
-from moodle_lakehouse import asof, features, tables
-from pyspark.sql import SparkSession
+from model_lake import AS_OF, WEEKS, Lake, busy_course, day, small_site
+from moodle_lakehouse import asof, features, model_learn, tables
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 START = dt.datetime(2024, 3, 4, tzinfo=dt.UTC)
@@ -177,16 +179,100 @@ def test_nothing_after_the_cutoff_is_known(spark: SparkSession, course: Lake, kn
     assert (2, 7, 3) not in changed.index, "the planted end is seen once it has happened"
 
 
-def test_rows_are_those_of_a_lake_that_ends_at_their_cutoff(spark: SparkSession) -> None:
-    """The whole table against the whole table as it stood: no source may look ahead."""
-    lake, week = small_site(students=25), 3
-    cutoff = TERMS[1] + dt.timedelta(days=7 * week)
-    then, now = rows_of(spark, lake, as_of=cutoff), rows_of(spark, lake)
-    pick = [(u, c, w) for u, c, w in now.index if c // 10 == 2 and w == week and now.loc[(u, c, w), "enrolled"]]
-    assert len(pick) > 30
-    pd.testing.assert_frame_equal(then.loc[pick], now.loc[pick], check_exact=False, rtol=1e-12)
-    assert (then["cutoff_at"] <= pd.Timestamp(cutoff).tz_localize(None)).all()
-    assert then.xs(20, level="courseid").index.get_level_values("week").max() == week
+# At this moment the staggered courses are at the end of their weeks 0 to 6.
+THEN = dt.datetime(2024, 6, 3, tzinfo=dt.UTC)
+
+
+@pytest.fixture(scope="module")
+def staggered() -> Lake:
+    """Course 2w0 is at the end of week w at THEN. Student 1 was in a course that was over before."""
+    lake, rng = Lake(), np.random.default_rng(4)
+    for week in range(WEEKS + 1):
+        first = 1000 * (week + 1)
+        courseid = 200 + 10 * week
+        busy_course(lake, rng, courseid, THEN - dt.timedelta(days=7 * week), f"W{week}", range(first, first + 30))
+    busy_course(lake, rng, 300, THEN - dt.timedelta(days=200), "past", [1])
+    lake.enrol(1, 230)
+    return lake
+
+
+def at_the_cutoff(
+    spark: SparkSession, lake: Lake
+) -> tuple[features.Sources, features.Sources, pd.DataFrame, pd.DataFrame]:
+    """What the whole lake and the lake as it stood at THEN tell of the rows whose cutoff is THEN."""
+
+    def cut(frame: DataFrame, table: str) -> DataFrame:
+        return asof.cut(frame, table, THEN)
+
+    whole, cut_off = lake.sources(spark), lake.sources(spark, cut)
+    known = []
+    for src in (whole, cut_off):
+        at_then = (F.col("cutoff_at") == asof.literal(THEN)) & F.col("enrolled")
+        rows = features.build(src, None).where(at_then).toPandas()
+        known.append(rows.set_index(["userid", "courseid", "week"]).sort_index())
+    return whole, cut_off, known[0], known[1]
+
+
+Known = tuple[features.Sources, features.Sources, pd.DataFrame, pd.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def known_twice(spark: SparkSession, staggered: Lake) -> Known:
+    return at_the_cutoff(spark, staggered)
+
+
+def check_equal(whole: pd.DataFrame, cut_off: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(whole, cut_off, check_exact=False, rtol=1e-12)
+
+
+def test_every_row_is_that_of_a_lake_that_ends_at_its_cutoff(known_twice: Known) -> None:
+    """The general form of the leak test: no source may look ahead, in no week and in no column."""
+    _, _, whole, cut_off = known_twice
+    assert sorted(whole.index.get_level_values("week").unique()) == list(range(WEEKS + 1))
+    assert len(whole) > 150
+    assert whole["events"].sum() > 500
+    check_equal(whole, cut_off)
+
+
+def per_enrolment(df: DataFrame, value: Column) -> DataFrame:
+    return df.groupBy("userid", "courseid").agg(value.cast("double").alias("leak"))
+
+
+def user_rates(src: features.Sources) -> DataFrame:
+    """Each user's share of courses not completed, their own outcome included."""
+    rates = src.enrolments.groupBy("userid").agg(F.avg(F.col("completed_at").isNull().cast("int")).alias("leak"))
+    return src.enrolments.select("userid", "courseid").join(rates, "userid", "inner")
+
+
+LEAKS: dict[str, Callable[[features.Sources], DataFrame]] = {
+    "unregistration date": lambda src: per_enrolment(src.enrolments, F.max(F.unix_timestamp("unenrolled_at"))),
+    "whether they leave": lambda src: per_enrolment(src.enrolments, F.count("unenrolled_at")),
+    "final grade": lambda src: per_enrolment(src.grades, F.avg("fraction")),
+    "exam's grade": lambda src: per_enrolment(src.grades, F.max_by("fraction", "graded_at")),
+    "completion": lambda src: per_enrolment(src.enrolments, F.count("completed_at")),
+    "last access": lambda src: per_enrolment(src.events, F.max(F.unix_timestamp("occurred_at"))),
+    "all events": lambda src: per_enrolment(src.events, F.count("*")),
+    "all submissions": lambda src: per_enrolment(src.submissions, F.count("*")),
+    "a user's rate of failing": user_rates,
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_feature_from_after_the_cutoff_is_caught(known_twice: Known, leak: str) -> None:
+    """Each leak, planted as a feature beside the others, makes the general test fail, by that feature."""
+    planted = []
+    for src, rows in zip(known_twice[:2], known_twice[2:], strict=True):
+        values = LEAKS[leak](src).toPandas().set_index(["userid", "courseid"])["leak"]
+        planted.append(rows.join(values, on=["userid", "courseid"]))
+    with pytest.raises(AssertionError, match=r'column name="leak"'):
+        check_equal(planted[0], planted[1])
+
+
+def test_models_see_the_checked_columns_only(known_twice: Known) -> None:
+    """What a model may use are columns that the general test compares; keys, moments and outcomes are none."""
+    columns = list(known_twice[2].columns)
+    used = set(model_learn.feature_names([*columns, "label", "completed_at", "unenrolled_at"]))
+    assert used <= set(columns) - {"user_key", "cutoff_at", "enrolled"}
 
 
 def test_relative_features_do_not_depend_on_the_course(spark: SparkSession) -> None:
