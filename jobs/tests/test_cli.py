@@ -27,6 +27,7 @@ VERBS = [
     "maintain",
     "pipeline",
     "report",
+    "reproduce",
     "score",
     "train",
     "verify",
@@ -70,6 +71,8 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--as-of", "soon"], "'soon' is no moment"),
         (["pipeline", "--as-of", "2014-02-31"], "'2014-02-31' is no moment"),
         (["evaluate", "--train-until", "2013-09-01"], "Missing option '--test-from'"),
+        (["evaluate", "--leave-one-course-out", "--test-from", "2013-09-01"], "give it or the dates, not both"),
+        (["evaluate", "--leave-one-course-out", "--capacity", "0"], "0 is not in the range x>=1"),
         (["evaluate", "--train-until", "2014-01-01", "--test-from", "2013-01-01"], "courses would be in both sets"),
         (
             ["evaluate", "--train-until", "2013-09-01", "--test-from", "2013-09-01", "--weeks", "0;2"],

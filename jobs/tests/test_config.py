@@ -90,3 +90,13 @@ def test_secret_says_what_is_wrong_with_its_file(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     with pytest.raises(ConfigError, match="is empty"):
         config.read_secret(str(tmp_path / "empty"), "the key")
+
+
+def test_whole_numbers_are_numbers(document: dict[str, Any]) -> None:
+    document["analytics"] = {
+        "label": "withdrawal",
+        "as_of": "now",
+        "champion": {"auc_over_champion": 0, "brier_over_baselines": -0.01},
+    }
+    rules = config.parse(document, "jobs.yml").analytics.champion
+    assert (rules.auc_over_champion, rules.brier_over_baselines, rules.auc_over_baselines) == (0.0, -0.01, 0.0)

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 from model_lake import TERMS, small_site
-from moodle_lakehouse import evaluate, model_learn
+from moodle_lakehouse import evaluate, groups, metrics, model_learn, tables
 from moodle_lakehouse.config import Config
+from moodle_lakehouse.errors import ConfigError
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 from test_model import SMALL_TREES, empty, settings_in
 
+RETURNING = 100
 SPLIT = dt.datetime(2024, 7, 1, tzinfo=dt.UTC)
 
 
@@ -28,43 +31,146 @@ def small_trees() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def settings(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Config:
     empty(spark)
-    small_site(terms=(0, 1)).write(spark)
+    site = small_site(terms=(0, 1))
+    # One student of the first term comes back: he takes course 21, too.
+    site.enrol(RETURNING, 21, -3, None, 40)
+    people = sorted({(row[0], row[2]) for row in site.rows[tables.FACT_ENROLMENT]})
+    for number, (userid, courseid) in enumerate(people):
+        site.attribute(userid, courseid, "credits", float(number % 40))
+        place = (userid - 100) % 100
+        if place < 65:
+            site.profile(userid, "campus", "east" if place < 35 else "west")
+        site.profile(userid, "rare", "yes" if userid in (1100, 1101, 1102) else "no")
+    site.write(spark)
     return settings_in(tmp_path_factory.mktemp("evaluate"))
 
 
-def test_later_courses_are_predicted_from_earlier_ones(
-    spark: SparkSession, settings: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    taught: set[int] = set()
+def asked(split: tuple[dt.datetime, dt.datetime] | None = (SPLIT, SPLIT), **changed: Any) -> evaluate.Question:
+    return evaluate.Question(
+        **{"label": "non_completion", "weeks": [0, 4, 9], "capacity": 10, "split": split, **changed}
+    )
+
+
+@pytest.fixture
+def taught(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[int, int]]]:
+    """The enrolments (userid, courseid) that each fitted booster saw."""
+    seen: list[set[tuple[int, int]]] = []
     fit = model_learn.fit
 
     def spy(rows: Any, label: str) -> model_learn.Model:
-        taught.update(row["courseid"] for row in rows.select("courseid").distinct().collect())
+        seen.append({tuple(row) for row in rows.select("userid", "courseid").distinct().collect()})
         return fit(rows, label)
 
     monkeypatch.setattr(model_learn, "fit", spy)
-    found = evaluate.run(spark, settings, SPLIT, SPLIT, "non_completion", [0, 4, 9])
-    assert taught == {10, 11}, "the courses of the test teach nothing"
-    assert list(found) == ["model", "baselines"]
-    assert list(found["baselines"]) == ["logistic_regression", "days_since_last_access"]
+    return seen
+
+
+def test_later_courses_are_predicted_from_earlier_ones(
+    spark: SparkSession, settings: Config, taught: list[set[tuple[int, int]]]
+) -> None:
+    found = evaluate.run(spark, settings, asked(group_by="campus"))
+    assert {courseid for seen in taught for _, courseid in seen} == {10, 11}, "the courses of the test teach nothing"
+    assert list(found) == ["model", "baselines", "protocol", "groups"]
+    assert list(found["baselines"]) == ["logistic_regression", "days_since_last_access", "training_base_rate"]
     for rows in (found["model"], *found["baselines"].values()):
         assert [row["week"] for row in rows] == [0, 4, 9]
-        assert all(list(row) == ["week", "students", "base_rate", "auc", "pr_auc", "brier", "ece"] for row in rows)
-        assert rows[0]["students"] == 140
+        assert all(list(row) == ["week", "students", *metrics.MEASURES] for row in rows)
+        assert rows[0]["students"] == 141
         assert rows[2]["students"] == 0, "a week after the courses' end has no rows"
     assert json.loads(json.dumps(found)) == found
     start, late = found["model"][0], found["model"][1]
     assert late["students"] < start["students"], "who has left is no longer at risk"
     assert late["auc"] > 0.75
+    assert late["auc_ci"][0] < late["auc"] < late["auc_ci"][1]
     assert late["brier"] < late["base_rate"] * (1 - late["base_rate"])
+    assert late["precision"] > late["base_rate"], "ten of each course"
+    assert late["recall"] == pytest.approx(20 * late["precision"] / (late["students"] * late["base_rate"]))
+    constant = found["baselines"]["training_base_rate"][1]
+    assert constant["auc"] == 0.5
+    assert late["brier"] < constant["brier"]
+    groups = found["groups"]
+    assert (groups["field"], [week["week"] for week in groups["weeks"]]) == ("campus", [0, 4, 9])
+    assert [(row["group"], row["students"]) for row in groups["weeks"][0]["groups"]] == [
+        ("east", 71), ("west", 60), ("not known", 10)
+    ]  # fmt: skip
+    assert groups["weeks"][0]["groups"][1]["auc_gap_ci"] is not None
+    assert "too small" in groups["weeks"][0]["groups"][2]["note"]
+
+
+def test_each_course_is_predicted_by_a_model_that_never_saw_it_nor_its_students(
+    spark: SparkSession, settings: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In two lots of two courses, for speed, and without what is tested elsewhere: calibration, slow baselines."""
+    models: list[model_learn.Model] = []
+    saw: list[set[tuple[int, int]]] = []
+    predicted: dict[int, set[int]] = {}
+    predict = model_learn.predict
+
+    def learn_spy(rows: Any, courses: Any, label: str) -> Any:
+        saw.append({tuple(row) for row in rows.select("userid", "courseid").distinct().collect()})
+        assert sum(course.students for course in courses) == len(saw[-1])
+        models.append(model_learn.fit(rows, label))
+        return models[-1], None
+
+    def predict_spy(model: model_learn.Model, rows: Any, keep: Any, contributions: bool = False) -> Any:
+        predicted[models.index(model)] = {row["courseid"] for row in rows.select("courseid").distinct().collect()}
+        return predict(model, rows, keep, contributions)
+
+    monkeypatch.setattr(evaluate, "MOST_LOTS", 2)
+    monkeypatch.setattr(model_learn, "learn", learn_spy)
+    monkeypatch.setattr(model_learn, "predict", predict_spy)
+    monkeypatch.setattr(model_learn, "baselines", lambda rows, names: {"rate": model_learn.training_base_rate(rows)})
+    found = evaluate.run(spark, settings, asked(split=None, weeks=[0, 4]))
+    assert [course["courseid"] for course in found["courses"]] == [10, 20, 11, 21]
+    assert predicted == {0: {10, 20}, 1: {11, 21}}
+    for left_out, seen in zip(({10, 20}, {11, 21}), saw, strict=True):
+        assert {course for _, course in seen} == {10, 11, 20, 21} - left_out
+        assert RETURNING not in {userid for userid, _ in seen}, "one of his courses is predicted"
+    assert {userid for userid, _ in saw[0]} == {*range(200, 270), *range(1200, 1270)}
+    for week, row in enumerate(found["model"]):
+        assert row["students"] == sum(course["weeks"][week]["students"] for course in found["courses"])
+    assert found["model"][1]["auc"] > 0.7
+    assert found["protocol"]["trainings"] == 2
+
+
+def test_courses_are_left_out_one_at_a_time(spark: SparkSession, settings: Config) -> None:
+    courses = [model_learn.Course(i, f"C{i}", TERMS[i // 10 - 1], 70, 35) for i in (10, 11, 20, 21)]
+    outcomes = spark.table(tables.FACT_ENROLMENT).select("userid", "courseid", (F.col("userid") % 2).alias("label"))
+    lots, refused = evaluate._lots(courses, (), outcomes, asked(split=None))
+    assert [[course.courseid for course in lot.test] for lot in lots] == [[10], [11], [20], [21]]
+    assert refused == []
+    train = {course.courseid: course.students for course in lots[0].train}
+    assert train == {11: 70, 20: 70, 21: 70}, "21 without the student who is in 10, too"
+    with pytest.raises(model_learn.TooLittleDataError, match="1 finished courses with an outcome"):
+        evaluate._lots(courses[:2], (), outcomes, asked(split=None))
 
 
 def test_a_split_without_training_or_test_courses_is_refused(spark: SparkSession, settings: Config) -> None:
     early, late = TERMS[0] - dt.timedelta(days=1), TERMS[2]
     with pytest.raises(model_learn.TooLittleDataError, match="0 finished courses with an outcome"):
-        evaluate.run(spark, settings, early, early, "non_completion", [0])
+        evaluate.run(spark, settings, asked((early, early)))
     with pytest.raises(model_learn.TooLittleDataError, match="No finished course with an outcome started on"):
-        evaluate.run(spark, settings, SPLIT, late, "non_completion", [0])
+        evaluate.run(spark, settings, asked((SPLIT, late)))
+
+
+def test_what_cannot_be_compared_is_refused_before_training(
+    spark: SparkSession, settings: Config, taught: list[set[tuple[int, int]]]
+) -> None:
+    with pytest.raises(ConfigError, match=r"no attribute 'shoe size'[\s\S]*use one of campus, credits, rare"):
+        evaluate.run(spark, settings, asked(group_by="shoe size"))
+    with pytest.raises(model_learn.TooLittleDataError, match="1 of 2 is large enough, two are needed") as refusal:
+        evaluate.run(spark, settings, asked(group_by="rare"))
+    assert "yes: 3 enrolments" in str(refusal.value)
+    assert taught == []
+
+
+def test_numbers_make_groups_of_like_size(spark: SparkSession, settings: Config) -> None:
+    enrolments = spark.table(tables.FACT_ENROLMENT).where("courseid in (10, 11)").select("userid", "courseid")
+    sizes = {
+        row["group"]: row["count"] for row in groups.by(spark, "credits", enrolments).groupBy("group").count().collect()
+    }
+    assert len(sizes) == 4
+    assert all(30 <= size <= 40 for size in sizes.values())
 
 
 def test_data_end_bounds_what_is_over(spark: SparkSession, settings: Config) -> None:
@@ -76,4 +182,4 @@ def test_an_empty_lake_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     empty(spark)
     small_site(terms=()).write(spark)
     with pytest.raises(model_learn.TooLittleDataError, match="nothing to evaluate"):
-        evaluate.run(spark, settings_in(tmp_path), SPLIT, SPLIT, "non_completion", [0])
+        evaluate.run(spark, settings_in(tmp_path), asked())

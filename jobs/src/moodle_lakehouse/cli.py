@@ -22,6 +22,8 @@ from moodle_lakehouse import __version__, config
 from moodle_lakehouse.errors import ConfigError, LakehouseError
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from pyspark.sql import SparkSession
 
     from moodle_lakehouse.ingest import IngestResult
@@ -142,30 +144,89 @@ def report(as_of: str | None, output: str) -> None:
 
 
 @cli.command()
-@click.option("--train-until", required=True, metavar="DATE", help="Train on courses that start before this date.")
-@click.option("--test-from", required=True, metavar="DATE", help="Test on courses that start on or after this date.")
+@click.option("--train-until", metavar="DATE", help="Train on courses that start before this date.")
+@click.option("--test-from", metavar="DATE", help="Test on courses that start on or after this date.")
+@click.option("--leave-one-course-out", is_flag=True, help="Instead of the dates: predict each course from the others.")
+@click.option("--group-by", metavar="FIELD", help="Compare the model's measures by a profile field or attribute.")
 @click.option("--label", type=click.Choice(["non_completion", "withdrawal"]), help="[default: the configuration's]")
 @click.option(
     "--weeks", default="0,2,4,8,12,16,20", show_default=True, metavar="LIST", help="Cutoff weeks, with commas."
 )
+@click.option(
+    "--capacity",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Students of a course that an advisor can see to in a week. [default: the configuration's]",
+)
 @format_option
-def evaluate(train_until: str, test_from: str, label: str | None, weeks: str, output: str) -> None:
-    """Measure the model on later courses than it was trained on, week by week."""
+def evaluate(
+    train_until: str | None,
+    test_from: str | None,
+    leave_one_course_out: bool,
+    group_by: str | None,
+    label: str | None,
+    weeks: str,
+    capacity: int | None,
+    output: str,
+) -> None:
+    """Measure the model on courses that it was not trained on, week by week."""
     settings = config.load()
-    from moodle_lakehouse import asof, pipeline
-
-    until, since = asof.parse(train_until), asof.parse(test_from)
-    if until > since:
-        raise ConfigError(
-            "--train-until lies after --test-from: courses would be in both sets", remedy="split at one date"
-        )
+    split = _split(train_until, test_from, leave_one_course_out)
     cutoffs = _weeks(weeks)
+    from moodle_lakehouse import pipeline
+    from moodle_lakehouse.evaluate import Question
+
+    question = Question(
+        label=label or settings.analytics.label,
+        weeks=cutoffs,
+        capacity=capacity or settings.analytics.capacity,
+        split=split,
+        group_by=group_by,
+    )
     with _session("evaluate", settings) as spark:
-        document = pipeline.evaluate(spark, settings, until, since, label or settings.analytics.label, cutoffs)
+        document = pipeline.evaluate(spark, settings, question)
     if output == "json":
         click.echo(json.dumps(document))
     else:
         _print_evaluation(document)
+
+
+def _split(
+    train_until: str | None, test_from: str | None, leave_one_course_out: bool
+) -> tuple[dt.datetime, dt.datetime] | None:
+    """The two dates; None when courses are left out one at a time."""
+    if leave_one_course_out:
+        if train_until or test_from:
+            raise click.UsageError("--leave-one-course-out uses all courses: give it or the dates, not both.")
+        return None
+    for value, name in ((train_until, "--train-until"), (test_from, "--test-from")):
+        if value is None:
+            raise click.UsageError(f"Missing option '{name}' (or --leave-one-course-out).")
+    from moodle_lakehouse import asof
+
+    until, since = asof.parse(train_until or ""), asof.parse(test_from or "")
+    if until > since:
+        raise ConfigError(
+            "--train-until lies after --test-from: courses would be in both sets", remedy="split at one date"
+        )
+    return until, since
+
+
+@cli.command()
+@click.option("--run", "run_id", required=True, metavar="RUN_ID", help="A run of marts.student_risk.")
+def reproduce(run_id: str) -> None:
+    """Score an earlier run again from its own snapshots and model, and compare."""
+    settings = config.load()
+    from moodle_lakehouse import model
+
+    with _session("reproduce", settings) as spark:
+        students, differ = model.reproduce(spark, settings, run_id)
+    if differ:
+        raise LakehouseError(
+            f"{differ:,} of {students:,} scores of run {run_id} come out otherwise",
+            remedy="compare the configuration (analytics) and release of the run with those of now",
+        )
+    click.echo(f"All {students:,} scores of run {run_id} come out the same")
 
 
 @cli.command(name="pipeline")
@@ -385,14 +446,63 @@ def _print_seconds(seconds: dict[str, float]) -> None:
 
 
 def _print_evaluation(document: dict[str, Any]) -> None:
+    console, protocol = _console(), document["protocol"]
     for name, rows in [("model", document["model"]), *document["baselines"].items()]:
-        table = _table(name.replace("_", " "), "week", "students", "base rate", "AUC", "PR-AUC", "Brier", "ECE")
+        columns = [
+            "week",
+            "students",
+            "base rate",
+            "AUC",
+            "95 %",
+            "PR-AUC",
+            "Brier",
+            "95 %",
+            "ECE",
+            "precision",
+            "recall",
+        ]
+        table = _table(name.replace("_", " "), *columns)
         for row in rows:
-            measures = [row[key] for key in ("base_rate", "auc", "pr_auc", "brier", "ece")]
             table.add_row(
-                str(row["week"]), f"{row['students']:,}", *["" if m is None else f"{m:.3f}" for m in measures]
-            )
-        _console().print(table)
+                str(row["week"]), f"{row['students']:,}", _figure(row["base_rate"]), _figure(row["auc"]),
+                _interval(row["auc_ci"]), _figure(row["pr_auc"]), _figure(row["brier"]), _interval(row["brier_ci"]),
+                _figure(row["ece"]), _figure(row["precision"]), _figure(row["recall"]),
+            )  # fmt: skip
+        console.print(table)
+    if "courses" in document:
+        weeks = [row["week"] for row in document["model"]]
+        table = _table("AUC by course", "course", "students", *[f"week {week}" for week in weeks], "note")
+        for course in document["courses"]:
+            found = [_figure(row["auc"]) for row in course["weeks"]] or [""] * len(weeks)
+            table.add_row(course["course"], f"{course['students']:,}", *found, course["note"] or "")
+        table.add_section()
+        table.add_row("all", "", *[_figure(row["auc"]) for row in document["model"]])
+        console.print(table)
+    if "groups" in document:
+        columns = ["week", "group", "students", "base rate", "mean risk", "AUC", "gap", "95 %", "ABROCA", "note"]
+        table = _table(f"by {document['groups']['field']}", *columns)
+        for week in document["groups"]["weeks"]:
+            for row in week["groups"]:
+                table.add_row(
+                    str(week["week"]), row["group"], f"{row['students']:,}", _figure(row["base_rate"]),
+                    _figure(row["probability"]), _figure(row["auc"]), _figure(row["auc_gap"], "+.3f"),
+                    _interval(row["auc_gap_ci"], "+.2f"), _figure(row["abroca"]), row["note"] or "",
+                )  # fmt: skip
+            table.add_section()
+        console.print(table)
+    console.print(
+        f"{protocol['label']}, {protocol['split']}. Trained on {protocol['train']}; tested on {protocol['test']}."
+        f" Precision and recall of the {protocol['capacity']} most probable of each course and week."
+        f" Intervals {protocol['intervals']}."
+    )
+
+
+def _figure(value: float | None, form: str = ".3f") -> str:
+    return "" if value is None else format(value, form)
+
+
+def _interval(value: Sequence[float] | None, form: str = ".2f") -> str:
+    return "" if value is None else f"{value[0]:{form}} to {value[1]:{form}}"
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ CONTENTS = {f"mix_{name}": WORDS[name] for name in TYPES}
 def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
     """Append the clusters of the courses that have begun by as_of to marts.course_cluster."""
     moment = asof.utc(as_of) if as_of else dt.datetime.now(dt.UTC)
-    inputs = made_from.stamp(spark, SOURCE_TABLES, made_from.moment(moment))
+    inputs = made_from.stamp(made_from.rows(spark, SOURCE_TABLES), made_from.moment(moment))
     if made_from.is_current(spark, [tables.COURSE_CLUSTER], inputs):
         log.info("cluster: nothing new")
         return

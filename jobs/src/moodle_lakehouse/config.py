@@ -109,14 +109,32 @@ class EnrolmentAttributes:
 
 
 @dataclass(frozen=True)
+class ChampionRules:
+    """What a new model must be better by, on the held-out courses, to become champion; below 0: may be worse by.
+
+    AUC must be higher and the Brier score lower by so much than each baseline's and the present champion's.
+    """
+
+    auc_over_baselines: float = 0.0
+    brier_over_baselines: float = 0.0
+    auc_over_champion: float = 0.0
+    brier_over_champion: float = 0.0
+
+
+@dataclass(frozen=True)
 class AnalyticsConfig:
-    """What is predicted, at which moment, and which attributes may be used for it."""
+    """What is predicted, at which moment, and which attributes may be used for it.
+
+    capacity: how many students of a course an advisor can see to in a week.
+    """
 
     label: str = field(metadata=_choice("non_completion", "withdrawal"))
     as_of: str
     profile_fields: list[str] = field(default_factory=list)
     enrolment_attributes: EnrolmentAttributes | None = None
     demographics: bool = False
+    capacity: int = field(default=20, metadata={"minimum": 1})
+    champion: ChampionRules = field(default_factory=ChampionRules)
 
 
 @dataclass(frozen=True)
@@ -267,6 +285,8 @@ def _convert(hint: Any, value: Any, path: str, faults: list[str], metadata: typi
         return {str(key): _convert(inside, item, f"{path}.{key}", faults, metadata) for key, item in value.items()}
     if hint is str and isinstance(value, (dt.date, dt.datetime)):
         return value.isoformat()  # YAML reads a bare 2014-02-01 as a date
+    if hint is float and type(value) is int:
+        value = float(value)
     if type(value) is not hint:
         faults.append(f"{path}: {_kind(value)} found where {_NAMES[hint]} belongs")
         return None

@@ -554,8 +554,7 @@ def run(spark: SparkSession, config: Config) -> dict[str, int]:
         module_names = [row["name"] for row in raw["modules"].collect()]
         read = {*RAW_COLUMNS, *module_names, *([attributes.table] if attributes else [])}
         made_of = made_from.stamp(
-            spark,
-            [tables.raw(name) for name in read if name in raw],
+            made_from.rows(spark, [tables.raw(name) for name in read if name in raw]),
             attributes,
             config.analytics.profile_fields,
             hashlib.sha256(config.privacy.key()).hexdigest(),

@@ -16,7 +16,7 @@ import datetime as dt
 import functools
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -125,38 +125,55 @@ class Sources:
 
 def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
     """Write features.enrolment_week anew, as of a moment, unless it was made of the same."""
-    inputs = stamp(spark, config.analytics, as_of)
+    at = snapshots(spark)
+    inputs = stamp(config.analytics, as_of, at)
     if made_from.is_current(spark, [tables.ENROLMENT_WEEK], inputs):
         log.info("features: nothing new")
         return
-    rows = build(sources(spark, config.analytics, as_of), as_of)
+    rows = build(sources(spark, config.analytics, as_of, at), as_of)
     tables.replace(rows, tables.ENROLMENT_WEEK, run_id=ops.run_id(), summary=made_from.summary(inputs))
 
 
-def read(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> DataFrame:
-    """features.enrolment_week as of a moment: the table where it was written for just that, else computed anew."""
-    if made_from.is_current(spark, [tables.ENROLMENT_WEEK], stamp(spark, config.analytics, as_of)):
+def read(
+    spark: SparkSession, config: Config, as_of: dt.datetime | None, at: Mapping[str, int] | None = None
+) -> DataFrame:
+    """features.enrolment_week as of a moment: the table where it was written for just that, else computed anew.
+
+    at: the sources' snapshots (see snapshots); None: those of now.
+    """
+    at = snapshots(spark) if at is None else at
+    if made_from.is_current(spark, [tables.ENROLMENT_WEEK], stamp(config.analytics, as_of, at)):
         return spark.table(tables.ENROLMENT_WEEK)
-    return build(sources(spark, config.analytics, as_of), as_of)
+    return build(sources(spark, config.analytics, as_of, at), as_of)
 
 
-def stamp(spark: SparkSession, analytics: AnalyticsConfig, as_of: dt.datetime | None) -> str:
-    """What features are made of: the curated tables, the moment and the configured attributes."""
+def stamp(analytics: AnalyticsConfig, as_of: dt.datetime | None, at: Mapping[str, int]) -> str:
+    """What features are made of: the snapshots of their sources, the moment and the configured attributes."""
     own = (analytics.enrolment_attributes, analytics.demographics, analytics.profile_fields)
-    return made_from.stamp(spark, SOURCE_TABLES, made_from.moment(as_of), own)
+    return made_from.stamp(at, made_from.moment(as_of), own)
 
 
-def sources(spark: SparkSession, analytics: AnalyticsConfig, as_of: dt.datetime | None) -> Sources:
-    """The curated tables as they stood at as_of (None: as they stand)."""
+def snapshots(spark: SparkSession) -> dict[str, int]:
+    """The snapshot with the present rows of each table that the features are made of; no job runs for it."""
+    return made_from.rows(spark, SOURCE_TABLES)
 
-    def known(table: str) -> DataFrame:
-        df = tables.read(spark, table)
+
+def sources(
+    spark: SparkSession, analytics: AnalyticsConfig, as_of: dt.datetime | None, at: Mapping[str, int] | None = None
+) -> Sources:
+    """The curated tables as they stood at as_of (None: as they stand), of the snapshots given, else of now's."""
+
+    def table(name: str) -> DataFrame | None:
+        return tables.read(spark, name) if at is None or name not in at else tables.read_at(spark, name, at[name])
+
+    def known(name: str) -> DataFrame:
+        df = table(name)
         if df is None:
-            raise LakehouseError(f"{table} is missing", where="the lake", remedy="run curate first")
-        return asof.cut(df, table, as_of)
+            raise LakehouseError(f"{name} is missing", where="the lake", remedy="run curate first")
+        return asof.cut(df, name, as_of)
 
-    attributes = tables.read(spark, tables.ENROLMENT_ATTRIBUTE) if analytics.enrolment_attributes else None
-    profile = tables.read(spark, tables.USER_ATTRIBUTE) if analytics.demographics else None
+    attributes = table(tables.ENROLMENT_ATTRIBUTE) if analytics.enrolment_attributes else None
+    profile = table(tables.USER_ATTRIBUTE) if analytics.demographics else None
     return Sources(
         courses=known(tables.DIM_COURSE),
         enrolments=known(tables.FACT_ENROLMENT),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -19,10 +19,15 @@ from moodle_lakehouse import asof, session, tables
 STAMP = "lakehouse.made-from"
 
 
-def stamp(spark: SparkSession, inputs: Iterable[str], *settings: object) -> str:
-    """16 hex digits that stand for the rows of the inputs, the settings (by their repr) and this package's code."""
-    rows = {table: _rows(tables.load(spark, table)) for table in sorted(inputs)}
-    text = json.dumps([rows, [repr(one) for one in settings], _code()])
+def rows(spark: SparkSession, inputs: Iterable[str]) -> dict[str, int]:
+    """The snapshot that last changed the rows of each table, by the table's name, where there is one."""
+    found = {table: tables.newest_rows(tables.load(spark, table)) for table in sorted(inputs)}
+    return {table: int(snapshot.snapshotId()) for table, snapshot in found.items() if snapshot is not None}
+
+
+def stamp(inputs: Mapping[str, int], *settings: object) -> str:
+    """16 hex digits that stand for the inputs (see rows), the settings (by their repr) and this package's code."""
+    text = json.dumps([sorted(inputs.items()), [repr(one) for one in settings], _code()])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -49,11 +54,6 @@ def _stamp_of(loaded: Any) -> str | None:
     snapshot = tables.newest_rows(loaded)
     found = None if snapshot is None else snapshot.summary().get(STAMP)
     return None if found is None else str(found)
-
-
-def _rows(loaded: Any) -> int | None:
-    snapshot = tables.newest_rows(loaded)
-    return None if snapshot is None else int(snapshot.snapshotId())
 
 
 @cache

@@ -3,57 +3,163 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from moodle_lakehouse import asof, features, labels, made_from, metrics, model_reasons, ops, tables
+from moodle_lakehouse import (
+    asof,
+    drift,
+    features,
+    groups,
+    labels,
+    made_from,
+    metrics,
+    model_card,
+    model_champion,
+    model_reasons,
+    ops,
+    tables,
+)
 from moodle_lakehouse import model_learn as learn
 from moodle_lakehouse.config import Config
-from moodle_lakehouse.model_registry import Registered, Registry
+from moodle_lakehouse.errors import LakehouseError, bullet_list
+from moodle_lakehouse.model_registry import CARD, Entry, Registered, Registry
 
 log = logging.getLogger(__name__)
 
 # Bands of the calibrated probability: of ten students in "high", six or more will not make it, of ten in
 # "low" three at most.
 HIGH, MEDIUM = 0.6, 0.3
+# The weeks in which a card compares groups.
+CARD_WEEKS = (0, 4, 8, 12, 16, 20)
+REFERENCE = "reference.json"
 
 RISK_COLUMNS = (
     "run_id", "as_of", "scored_at", "userid", "user_key", "courseid", "week", "probability", "band", "change",
-    "reason_1", "reason_2", "reason_3", "model_version",
+    "reason_1", "reason_2", "reason_3", "model_version", "data_snapshots",
 )  # fmt: skip
 
 
 def train(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
-    """Train on the courses over at as_of, measure on held-out ones, register the model as champion.
+    """Train on the courses over at as_of, measure on held-out ones; the model becomes champion if it is better.
 
-    With too little data nothing is registered and the reason is told; the champion there is remains.
+    With too little data nothing is registered and the reason is told; the champion there is remains. Data that a
+    model was made of before, under the same rules, teach nothing new: nothing is trained.
     """
-    try:
-        rows, courses = training_rows(spark, config, as_of)
-    except learn.TooLittleDataError as refusal:
-        log.warning("No model was trained. %s", refusal)
-        return
     # MLflow is asked first: an hour of training is not lost to a wrong password.
     registry = Registry(config.mlflow)
+    champion = registry.champion()
+    snapshots = features.snapshots(spark)
+    try:
+        rows, courses = training_rows(spark, config, as_of, snapshots)
+    except learn.TooLittleDataError as refusal:
+        log.warning("No model was trained. %s", refusal)
+        card = model_card.refused(config, as_of, snapshots, str(refusal))
+        registry.log_refusal(model_card.html(card))
+        model_card.write(spark, card)
+        return
     rows = rows.persist()
     try:
+        data = _made_of(rows, config)
+        same = registry.made_of(data)
+        if same is not None:
+            log.info("Nothing was trained: %s version %s was made of just these data", config.mlflow.model, same)
+            return
         model, held_out = learn.learn(rows, courses, config.analytics.label)
-        measured = _measure(rows, held_out, courses, model.spec.features)
+        measured = _measure(rows, held_out, courses, model.spec.features, config.analytics.capacity)
+        checks = model_champion.checks(
+            config.analytics.champion,
+            measured["overall"],
+            _against_champion(registry, champion, rows, held_out, measured, config),
+        )
+        prepared = learn.encoded(rows, model.spec, keep=("week",))
+        reference = drift.reference(prepared, model.spec.features)
+        card = model_card.trained(config, as_of, snapshots, model, courses, measured, checks)
+        card["groups"], card["refusals"] = group_gaps(spark, held_out, config.analytics.capacity)
     finally:
         rows.unpersist()
-    version = registry.register(
-        model, _params(model, courses, config, as_of), _series(measured), {"measures.json": measured}
-    )
+    documents = {"measures.json": measured, REFERENCE: reference}
+    entry = Entry(_params(model, courses, config, as_of), _series(measured), documents, data)
+    registered = registry.register(model, entry)
+    failed = [check for check in checks if not check.passed]
+    if not failed:
+        registry.promote(registered.version)
+    card.update(version=registered.version, champion=not failed)
+    registry.log_text(registered.run, json.dumps(card, default=str), model_card.DOCUMENT)
+    registry.log_text(registered.run, model_card.html(card), CARD)
+    model_card.write(spark, card)
     overall = measured["overall"]
     log.info(
-        "%s version %s is champion: AUC %.3f, Brier %.3f on %s (logistic regression: %.3f, %.3f)",
-        config.mlflow.model, version, overall["model"]["auc"] or 0.5, overall["model"]["brier"], measured["held_out"],
-        overall["logistic_regression"]["auc"] or 0.5, overall["logistic_regression"]["brier"],
+        "%s version %s: AUC %.3f, Brier %.3f on %s (logistic regression: %.3f, %.3f)",
+        config.mlflow.model, registered.version, overall["model"]["auc"] or 0.5, overall["model"]["brier"],
+        measured["held_out"], overall["logistic_regression"]["auc"] or 0.5, overall["logistic_regression"]["brier"],
     )  # fmt: skip
+    if failed:
+        remains = f"version {champion.version} remains" if champion else "there is none yet"
+        log.warning("It does not become champion (%s):\n%s", remains, bullet_list(str(check) for check in failed))
+    else:
+        log.info("It is champion")
+
+
+def _made_of(rows: DataFrame, config: Config) -> str:
+    """What a model of these rows is made of and measured by: the same word, the same model and the same verdict."""
+    rules = (config.analytics.label, config.analytics.capacity, config.analytics.champion, sorted(learn.TREES.items()))
+    text = repr((rows.columns, learn.fingerprint(rows), rules))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _against_champion(
+    registry: Registry,
+    champion: Registered | None,
+    rows: DataFrame,
+    held_out: DataFrame,
+    measured: dict[str, Any],
+    config: Config,
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The measures of the new model and of the champion on held-out rows of courses the champion never saw.
+
+    Where it saw them all: what each was measured at on the courses held out from it. None without a champion, or
+    with one that predicts something else or from what the features no longer hold.
+    """
+    if champion is None or champion.model.spec.label != config.analytics.label:
+        return None
+    if not set(champion.model.spec.features) <= set(rows.columns):
+        return None
+    unseen = held_out.where(~F.col("courseid").isin(list(champion.model.spec.courses)))
+    own = metrics.measures(metrics.counted(unseen, config.analytics.capacity))
+    if own["auc"] is not None:
+        same_rows = rows.join(unseen.select(*learn.KEYS), list(learn.KEYS), "left_semi")
+        scored = learn.predict(champion.model, same_rows, keep=(*learn.KEYS, "label"))
+        return own, metrics.measures(metrics.counted(scored, config.analytics.capacity))
+    before = registry.document(champion.run, "measures.json")
+    return None if before is None else (measured["overall"]["model"], before["overall"]["model"])
+
+
+def group_gaps(spark: SparkSession, scored: DataFrame, capacity: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """The gaps between groups of every field the lake knows, in a few weeks, and what cannot be compared."""
+    weeks = sorted(row["week"] for row in scored.select("week").distinct().collect())
+    shown = [week for week in CARD_WEEKS if week in weeks] or weeks
+    found, refused = [], []
+    for field in groups.fields(spark):
+        grouped = groups.by(spark, field, scored.where(F.col("week").isin(shown)))
+        try:
+            groups.check_enough(grouped, field)
+        except learn.TooLittleDataError as refusal:
+            refused.append(refusal.what)
+            continue
+        counts = metrics.counted(grouped, capacity, "week", "group")
+        found.append(
+            {"field": field, "weeks": [{"week": w, "groups": metrics.gaps(counts[counts["week"] == w])} for w in shown]}
+        )
+    if not found and not refused:
+        refused.append("No groups are compared: the lake knows no attribute of students or enrolments")
+    return found, refused
 
 
 def refusal(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> learn.TooLittleDataError | None:
@@ -68,16 +174,16 @@ def refusal(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> l
 
 
 def training_rows(
-    spark: SparkSession, config: Config, as_of: dt.datetime | None
+    spark: SparkSession, config: Config, as_of: dt.datetime | None, snapshots: Mapping[str, int] | None = None
 ) -> tuple[DataFrame, Sequence[learn.Course]]:
     """Labelled rows of the courses over at as_of, in the weeks taught from; raises TooLittleDataError."""
     label = config.analytics.label
-    src = features.sources(spark, config.analytics, as_of)
+    src = features.sources(spark, config.analytics, as_of, snapshots)
     found = labels.finished(src.enrolments, src.courses, as_of, label)
     courses = learn.finished_courses(found)
     learn.check_enough(courses, found.without_label, label, _when(as_of))
     outcomes = labels.build(src.enrolments, found.courses, label)
-    known = features.read(spark, config, as_of).where(
+    known = features.read(spark, config, as_of, snapshots).where(
         learn.in_courses(courses) & F.col("enrolled") & learn.teaching_weeks()
     )
     rows = learn.labelled(known, outcomes)
@@ -90,8 +196,9 @@ def score(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> Non
 
     Without a champion, or without running courses, nothing is appended and the reason is told.
     """
-    moment = asof.utc(as_of) if as_of else dt.datetime.now(dt.UTC)
-    champion = Registry(config.mlflow).champion()
+    moment = asof.utc(as_of) if as_of else dt.datetime.now(dt.UTC).replace(microsecond=0)
+    registry = Registry(config.mlflow)
+    champion = registry.champion()
     if champion is None:
         log.warning(
             "No student was scored: the registry holds no champion of %s yet (train makes one)", config.mlflow.model
@@ -103,33 +210,102 @@ def score(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> Non
             champion.model.spec.label,
             config.analytics.label,
         )
-    inputs = made_from.stamp(
-        spark, [], features.stamp(spark, config.analytics, as_of), champion.version, made_from.moment(moment)
-    )
+    snapshots = features.snapshots(spark)
+    inputs = made_from.stamp({}, features.stamp(config.analytics, moment, snapshots), champion.version)
     if made_from.is_current(spark, [tables.STUDENT_RISK], inputs):
         log.info("score: nothing new")
         return
-    rows = current_rows(spark, config, moment, features.read(spark, config, as_of))
-    scored = risk(rows, champion, moment).persist()
+    src = features.sources(spark, config.analytics, moment, snapshots)
+    rows = current_rows(src, moment, features.read(spark, config, moment, snapshots)).persist()
+    scored = risk(rows, champion, moment, snapshots).persist()
     try:
         count = scored.count()
         if count:
             tables.append(scored, tables.STUDENT_RISK, run_id=ops.run_id(), summary=made_from.summary(inputs))
+            _tell_drift(spark, config, registry, champion, rows, moment, snapshots)
     finally:
         scored.unpersist()
+        rows.unpersist()
     if count:
         log.info("%s students scored by %s version %s", f"{count:,}", config.mlflow.model, champion.version)
     else:
         log.warning("No student was scored: no course with enrolled students is running on %s", f"{moment:%Y-%m-%d}")
 
 
-def current_rows(spark: SparkSession, config: Config, moment: dt.datetime, known: DataFrame) -> DataFrame:
+def _tell_drift(
+    spark: SparkSession,
+    config: Config,
+    registry: Registry,
+    champion: Registered,
+    rows: DataFrame,
+    moment: dt.datetime,
+    snapshots: Mapping[str, int],
+) -> None:
+    """The champion's card again, with how far those scored are from those it learnt from."""
+    known = registry.document(champion.run, REFERENCE)
+    now = rows.where("is_current and enrolled")
+    students = now.count()
+    moved, refused = [], []
+    if known is None:
+        refused.append(
+            f"No drift: version {champion.version} was trained by a release that kept nothing to compare with"
+        )
+    elif students < drift.LEAST_STUDENTS:
+        refused.append(
+            f"No drift: {students} students are scored, at least {drift.LEAST_STUDENTS} are needed to compare"
+        )
+    else:
+        moved = drift.compare(known, learn.encoded(now, champion.model.spec, keep=("week",)))
+    before = registry.document(champion.run, model_card.DOCUMENT)
+    card = model_card.scored(config, moment, snapshots, champion.version, students, moved, refused)
+    registry.log_text(champion.run, model_card.html({**(before or {}), **card}), f"scored/{ops.run_id()}.html")
+    model_card.write(spark, card)
+    much = [row["feature"] for row in moved if row["psi"] > drift.MUCH]
+    if much:
+        log.warning("Far from what the model was trained on (PSI above %.2f): %s", drift.MUCH, ", ".join(much))
+
+
+def reproduce(spark: SparkSession, config: Config, run_id: str) -> tuple[int, int]:
+    """Score an earlier run's students again, by its model from its snapshots: students, and how many differ.
+
+    A probability differs when it does by more than 1e-6; band and reasons must be the same words.
+    """
+    risks = tables.read(spark, tables.STUDENT_RISK)
+    stored = None if risks is None else risks.where(F.col("run_id") == run_id)
+    first = None if stored is None else stored.first()
+    if stored is None or first is None:
+        raise LakehouseError(
+            f"No run {run_id} has scored", where=tables.STUDENT_RISK, remedy="take a run_id of that table"
+        )
+    snapshots = dict(first["data_snapshots"] or {}) if "data_snapshots" in stored.columns else {}
+    if not snapshots:
+        raise LakehouseError(
+            f"Run {run_id} kept no snapshot ids", where=tables.STUDENT_RISK, remedy="score again with this release"
+        )
+    moment = asof.utc(first["as_of"])
+    model = Registry(config.mlflow).version(first["model_version"])
+    src = features.sources(spark, config.analytics, moment, snapshots)
+    again = risk(current_rows(src, moment, features.build(src, moment)), model, moment, snapshots)
+    shown = ["probability", "band", "reason_1", "reason_2", "reason_3"]
+    one = stored.select("userid", "courseid", *shown)
+    two = again.select("userid", "courseid", *[F.col(name).alias(f"{name}_again") for name in shown])
+    both = one.withColumn("old", F.lit(1)).join(two.withColumn("new", F.lit(1)), ["userid", "courseid"], "full_outer")
+    same = F.col("old").isNotNull() & F.col("new").isNotNull()
+    same &= F.abs(F.col("probability") - F.col("probability_again")) <= 1e-6
+    for name in shown[1:]:
+        same &= F.col(name).eqNullSafe(F.col(f"{name}_again"))
+    row = both.agg(F.count("*").alias("students"), F.sum((~F.coalesce(same, F.lit(False))).cast("int")).alias("differ"))
+    found = row.first()
+    assert found is not None
+    return int(found["students"]), int(found["differ"])
+
+
+def current_rows(src: features.Sources, moment: dt.datetime, known: DataFrame) -> DataFrame:
     """Feature rows of the last complete week at the moment and of the week before, for running courses.
 
     Grain (userid, courseid, week); is_current tells the two apart, at_risk says whether the enrolment is still
     open: neither ended nor completed. The rest of the cohort stays, for it is what a student is compared with.
     """
-    src = features.sources(spark, config.analytics, moment)
     now = asof.literal(moment)
     running = src.courses.where((F.col("start_at") <= now) & (F.col("end_at").isNull() | (F.col("end_at") > now)))
     current = running.select(
@@ -152,9 +328,10 @@ def band(probability: Column) -> Column:
     return F.when(probability >= HIGH, "high").when(probability >= MEDIUM, "medium").otherwise("low")
 
 
-def risk(rows: DataFrame, champion: Registered, moment: dt.datetime) -> DataFrame:
+def risk(rows: DataFrame, champion: Registered, moment: dt.datetime, snapshots: Mapping[str, int]) -> DataFrame:
     """marts.student_risk for the rows of current_rows. Grain: (userid, courseid) of the current week.
 
+    data_snapshots: the snapshot of each table that the scores were made of; with model_version they can be made again.
     probability calibrated; change against the same model's probability of the week before, null when there is
     no such week; reasons in words, the strongest first.
     """
@@ -181,6 +358,9 @@ def risk(rows: DataFrame, champion: Registered, moment: dt.datetime) -> DataFram
         .withColumn("band", band(F.col("probability")))
         .withColumn("change", F.col("probability") - F.col("before"))
         .withColumn("model_version", F.lit(champion.version))
+        .withColumn(
+            "data_snapshots", F.create_map(*[F.lit(part) for pair in sorted(snapshots.items()) for part in pair])
+        )
         .select(*RISK_COLUMNS)
     )
 
@@ -190,7 +370,7 @@ def _when(as_of: dt.datetime | None) -> str:
 
 
 def _measure(
-    rows: DataFrame, held_out: DataFrame, courses: Sequence[learn.Course], names: Sequence[str]
+    rows: DataFrame, held_out: DataFrame, courses: Sequence[learn.Course], names: Sequence[str], capacity: int
 ) -> dict[str, Any]:
     """Measures per week and over all of the held-out rows, beside the baselines on the same rows.
 
@@ -203,16 +383,17 @@ def _measure(
     else:
         splits, what = learn.folds(courses), f"{learn.describe(courses)}, out of fold by course"
     baselines: dict[str, DataFrame] = {}
-    for name, used in (("logistic_regression", list(names)), ("days_since_last_access", ["days_since_access"])):
-        for split in splits:
-            inside = learn.in_courses(split)
-            scored = learn.logistic_regression(rows.where(~inside), used)(rows.where(inside))
+    for split in splits:
+        inside = learn.in_courses(split)
+        for name, baseline in learn.baselines(rows.where(~inside), names).items():
+            scored = baseline(rows.where(inside))
             baselines[name] = baselines[name].unionByName(scored) if name in baselines else scored
     all_scored = {"model": held_out, **baselines}
-    counts = {name: metrics.counted(scored, "week") for name, scored in all_scored.items()}
+    counts = {name: metrics.counted(scored, capacity, "week") for name, scored in all_scored.items()}
     weeks = sorted({int(week) for week in counts["model"]["week"]})
     return {
         "held_out": what,
+        "calibration": metrics.calibration(counts["model"]),
         "overall": {name: metrics.measures(count) for name, count in counts.items()},
         "per_week": {
             name: [{"week": week, **metrics.measures(count[count["week"] == week])} for week in weeks]

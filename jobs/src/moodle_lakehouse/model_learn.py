@@ -37,7 +37,7 @@ LEAST_ENROLMENTS = 100
 LEAST_OF_EACH = 20
 
 # Few, shallow, well-fed trees: rows of one enrolment in many weeks are alike, so a leaf of fewer rows is a few
-# students seen often.
+# students seen often. Of few rows a leaf needs no more than their LEAVES-th part, else no tree would grow.
 TREES: dict[str, Any] = {
     "n_estimators": 200,
     "max_depth": 4,
@@ -48,6 +48,8 @@ TREES: dict[str, Any] = {
     "tree_method": "hist",
     "random_state": SEED,
 }
+
+LEAVES = 50
 
 KEYS = ("userid", "courseid", "week")
 
@@ -73,7 +75,7 @@ class Spec:
 
     features in the booster's order; constraints the direction of each; categories the known values of each
     profile column (their place is the number that the booster sees, unknown ones are missing); slope and
-    intercept of Platt's calibration on the margin (log odds).
+    intercept of Platt's calibration on the margin (log odds); courses: the ids of those it learnt from.
     """
 
     label: str
@@ -82,6 +84,7 @@ class Spec:
     categories: dict[str, list[str]]
     slope: float = 1.0
     intercept: float = 0.0
+    courses: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -95,6 +98,7 @@ class Spec:
             categories=document["categories"],
             slope=document["slope"],
             intercept=document["intercept"],
+            courses=tuple(document.get("courses", ())),
         )
 
 
@@ -176,9 +180,10 @@ def learn(rows: DataFrame, courses: Sequence[Course], label: str) -> tuple[Model
     calibrated = _cross_calibrated(held_out, courses)
     slope, intercept = _platt(_margins(held_out))
     final = fit(teaching, label)
-    return dataclasses.replace(
-        final, spec=dataclasses.replace(final.spec, slope=slope, intercept=intercept)
-    ), calibrated
+    spec = dataclasses.replace(
+        final.spec, slope=slope, intercept=intercept, courses=tuple(sorted(course.courseid for course in courses))
+    )
+    return dataclasses.replace(final, spec=spec), calibrated
 
 
 def can_hold_out_term(courses: Sequence[Course]) -> bool:
@@ -204,10 +209,10 @@ def _held_out(teaching: DataFrame, courses: Sequence[Course], label: str) -> Dat
     return held_out
 
 
-def folds(courses: Sequence[Course]) -> list[list[Course]]:
+def folds(courses: Sequence[Course], most: int = FOLDS) -> list[list[Course]]:
     """Whole courses dealt to folds of like size."""
     ordered = sorted(courses, key=lambda course: (-course.students, course.courseid))
-    count = min(FOLDS, len(ordered))
+    count = min(most, len(ordered))
     return [ordered[i::count] for i in range(count)]
 
 
@@ -254,6 +259,14 @@ def _sigmoid(slope: float, intercept: float) -> Column:
     return 1 / (1 + F.exp(-(F.lit(slope) * F.col("margin") + F.lit(intercept))))
 
 
+def fingerprint(rows: DataFrame) -> str:
+    """The same for the same rows in any order; figures that differ beyond the sixth digit are the same."""
+    values = [F.round(f.name, 6) if f.dataType.typeName() == "double" else F.col(f.name) for f in rows.schema.fields]
+    found = rows.agg(F.count("*").alias("rows"), F.sum(F.xxhash64(*values).cast("decimal(38,0)")).alias("sum")).first()
+    assert found is not None
+    return f"{found['rows']}-{found['sum']}"
+
+
 def feature_names(columns: Sequence[str]) -> tuple[str, ...]:
     """The columns of the feature table that a model may use, in the table's order of prefixes."""
     own = [feature.name for feature in features.FEATURES]
@@ -278,6 +291,7 @@ def fit(rows: DataFrame, label: str) -> Model:
         .sortWithinPartitions(*KEYS)
         .drop(*KEYS)
     )
+    trees = {**TREES, "min_child_weight": min(TREES["min_child_weight"], rows.count() / LEAVES)}
     learner = SparkXGBClassifier(
         features_col=list(names),
         label_col="label",
@@ -286,7 +300,7 @@ def fit(rows: DataFrame, label: str) -> Model:
         missing=float("nan"),
         verbosity=0,
         verbose=False,
-        **TREES,
+        **trees,
     )
     return Model(bytes(learner.fit(prepared).get_booster().save_raw("json")), spec)
 
@@ -398,9 +412,24 @@ def logistic_regression(rows: DataFrame, names: Sequence[str]) -> Baseline:
     return apply
 
 
-def days_since_last_access(rows: DataFrame) -> Baseline:
-    """A logistic curve over the days since the last access, nothing else."""
-    return logistic_regression(rows, ["days_since_access"])
+def training_base_rate(rows: DataFrame) -> Baseline:
+    """Of every row the share of the outcome in the training rows of its week, of all of them where it has none."""
+    by_week = {row["week"]: row["rate"] for row in rows.groupBy("week").agg(F.avg("label").alias("rate")).collect()}
+    overall = rows.agg(F.avg("label").alias("rate")).first()
+    assert overall is not None
+    known = F.create_map(*[F.lit(value) for item in sorted(by_week.items()) for value in item])
+    rate = F.coalesce(known[F.col("week")], F.lit(overall["rate"]))
+
+    return lambda later: later.select(*KEYS, "label", rate.alias("probability"))
+
+
+def baselines(rows: DataFrame, names: Sequence[str]) -> dict[str, Baseline]:
+    """What a model has to beat, each learnt from the rows; names: the model's features."""
+    return {
+        "logistic_regression": logistic_regression(rows, names),
+        "days_since_last_access": logistic_regression(rows, ["days_since_access"]),
+        "training_base_rate": training_base_rate(rows),
+    }
 
 
 def describe(courses: Sequence[Course]) -> str:

@@ -27,14 +27,27 @@ log = logging.getLogger(__name__)
 
 CHAMPION = "champion"
 BOOSTER, SPEC = "booster.json", "spec.json"
+CARD = "model_card.html"
+DATA = "data"  # the tag of a version that says what it was made of
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A model with its version in the registry."""
+    """A model with its version in the registry and the run that made it."""
 
     model: Model
     version: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a training leaves in the registry: measures by name as (step, value), documents and texts by file name."""
+
+    params: dict[str, Any]
+    metrics: dict[str, list[tuple[int, float]]]
+    documents: dict[str, Any]
+    data: str  # what the model was made of, as one word
 
 
 class Registry:
@@ -58,13 +71,8 @@ class Registry:
         mlflow.set_registry_uri(config.tracking_uri)
         self._client = mlflow.MlflowClient()
 
-    def register(
-        self, model: Model, params: dict[str, Any], metrics: dict[str, list[tuple[int, float]]], tables: dict[str, Any]
-    ) -> str:
-        """Log a run with its measures (name -> step and value), register its model as champion; returns the version.
-
-        tables are documents kept beside the model, by file name.
-        """
+    def register(self, model: Model, entry: Entry) -> Registered:
+        """Log a run and register its model; it is no champion yet."""
         with self._told("register the model"), tempfile.TemporaryDirectory() as folder:
             data = Path(folder) / "model"
             data.mkdir()
@@ -72,9 +80,9 @@ class Registry:
             (data / SPEC).write_text(dump(model.spec))
             self._mlflow.set_experiment(self.config.experiment)
             with self._mlflow.start_run() as run:
-                self._mlflow.log_params(params)
-                self._client.log_batch(run.info.run_id, metrics=self._entities(metrics))
-                for name, document in tables.items():
+                self._mlflow.log_params(entry.params)
+                self._client.log_batch(run.info.run_id, metrics=self._entities(entry.metrics))
+                for name, document in entry.documents.items():
                     self._mlflow.log_dict(document, name)
                 from mlflow import pyfunc
 
@@ -85,23 +93,62 @@ class Registry:
                     pip_requirements=["xgboost-cpu", "pandas", "numpy"],
                     registered_model_name=self.config.model,
                 ).registered_model_version
-            self._client.set_registered_model_alias(self.config.model, CHAMPION, str(version))
-            return str(version)
+            self._client.set_model_version_tag(self.config.model, str(version), DATA, entry.data)
+            return Registered(model, str(version), run.info.run_id)
+
+    def promote(self, version: str) -> None:
+        """Make a version the champion."""
+        with self._told("name the champion"):
+            self._client.set_registered_model_alias(self.config.model, CHAMPION, version)
+
+    def made_of(self, data: str) -> str | None:
+        """The latest version that was made of just these data, or None."""
+        with self._told("list the models"):
+            found = self._client.search_model_versions(f"name = '{self.config.model}'", max_results=1000)
+        same = [int(version.version) for version in found if version.tags.get(DATA) == data]
+        return str(max(same)) if same else None
+
+    def log_refusal(self, html: str) -> None:
+        """A run without a model, whose card says why."""
+        with self._told("log the refusal"):
+            self._mlflow.set_experiment(self.config.experiment)
+            with self._mlflow.start_run(tags={"refused": "true"}):
+                self._mlflow.log_text(html, CARD)
+
+    def log_text(self, run: str, text: str, name: str) -> None:
+        """Keep a text as a file of a run."""
+        with self._told(f"keep {name}"):
+            self._client.log_text(run, text, name)
+
+    def document(self, run: str, name: str) -> dict[str, Any] | None:
+        """A document of a run; None where it has none of this name, as runs of older releases."""
+        with self._told(f"read {name}"), tempfile.TemporaryDirectory() as folder:
+            if name not in {file.path for file in self._client.list_artifacts(run)}:
+                return None
+            path = self._client.download_artifacts(run, name, folder)
+            document: dict[str, Any] = json.loads(Path(path).read_text())
+            return document
 
     def champion(self) -> Registered | None:
         """The model that scores, or None when there is none yet."""
         from mlflow.exceptions import MlflowException
 
-        with self._told("read the champion"), tempfile.TemporaryDirectory() as folder:
+        with self._told("read the champion"):
             try:
                 version = self._client.get_model_version_by_alias(self.config.model, CHAMPION)
             except MlflowException as error:
                 if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     return None
                 raise
+        return self.version(str(version.version))
+
+    def version(self, number: str) -> Registered:
+        """A registered model."""
+        with self._told(f"read version {number} of {self.config.model}"), tempfile.TemporaryDirectory() as folder:
+            version = self._client.get_model_version(self.config.model, number)
             uri = f"models:/{self.config.model}/{version.version}"
             path = Path(self._mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
-            return Registered(_read(next(path.rglob(SPEC)).parent), str(version.version))
+            return Registered(_read(next(path.rglob(SPEC)).parent), str(version.version), str(version.run_id))
 
     def _entities(self, metrics: dict[str, list[tuple[int, float]]]) -> list[Any]:
         from mlflow.entities import Metric

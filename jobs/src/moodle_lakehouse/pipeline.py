@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import importlib
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
 
 from moodle_lakehouse import asof, curate, ingest, ops, session
 from moodle_lakehouse.config import Config
+
+if TYPE_CHECKING:
+    from moodle_lakehouse.evaluate import Question
 
 log = logging.getLogger(__name__)
 
@@ -53,20 +57,11 @@ def report(spark: SparkSession, config: Config, as_of: dt.datetime | None, outpu
     return text
 
 
-def evaluate(
-    spark: SparkSession,
-    config: Config,
-    train_until: dt.datetime,
-    test_from: dt.datetime,
-    label: str,
-    weeks: list[int],
-) -> dict[str, Any]:
+def evaluate(spark: SparkSession, config: Config, question: Question) -> dict[str, Any]:
     """How well the model would have done: the JSON document of its measures."""
     with ops.job(spark, "evaluate") as job:
-        job.detail.update(
-            train_until=train_until.isoformat(), test_from=test_from.isoformat(), label=label, weeks=weeks
-        )
-        document: dict[str, Any] = _module("evaluate").run(spark, config, train_until, test_from, label, weeks)
+        job.detail["question"] = dataclasses.asdict(question)
+        document: dict[str, Any] = _module("evaluate").run(spark, config, question)
     return document
 
 

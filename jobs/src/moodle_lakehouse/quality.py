@@ -122,7 +122,7 @@ def check(spark: SparkSession, *, fresh: bool) -> None:
     fresh: also whether the log goes up to now; that of a demo, or of a past moment that is looked at, does not.
     """
     today = made_from.moment(dt.datetime.now(dt.UTC)) if fresh else None
-    inputs = made_from.stamp(spark, tables.CURATED, GRAINS, REFERENCES, RANGES, today)
+    inputs = made_from.stamp(made_from.rows(spark, tables.CURATED), GRAINS, REFERENCES, RANGES, today)
     if made_from.is_current(spark, [tables.DATA_QUALITY], inputs):
         found = _last(spark)
     else:

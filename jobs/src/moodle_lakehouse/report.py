@@ -136,7 +136,9 @@ def _why_not(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> 
     refusal = model.refusal(spark, config, as_of)
     if refusal is not None:
         return refusal.what
-    return "No course with enrolled students is running, or no model has been trained yet (train, then score)."
+    return (
+        "No course with enrolled students is running, or no model has become champion yet (train says why; then score)."
+    )
 
 
 def _text(document: dict[str, Any]) -> str:

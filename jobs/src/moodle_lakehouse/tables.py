@@ -9,6 +9,8 @@ from typing import Any
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 
+from moodle_lakehouse.errors import LakehouseError
+
 CATALOG = "lakehouse"
 RUN_ID = "lakehouse.run-id"  # in the summary of every snapshot
 NAMESPACES = ("raw", "curated", "features", "marts", "ops")
@@ -28,6 +30,7 @@ CURATED = (
 )  # fmt: skip
 ENROLMENT_WEEK = f"{CATALOG}.features.enrolment_week"
 STUDENT_RISK = f"{CATALOG}.marts.student_risk"
+MODEL_CARD = f"{CATALOG}.marts.model_card"
 COURSE_CLUSTER = f"{CATALOG}.marts.course_cluster"
 JOB_RUN = f"{CATALOG}.ops.job_run"
 DATA_QUALITY = f"{CATALOG}.ops.data_quality"
@@ -67,6 +70,18 @@ def read(spark: SparkSession, table: str) -> DataFrame | None:
         raise
 
 
+def read_at(spark: SparkSession, table: str, snapshot: int) -> DataFrame:
+    """The table as a snapshot of it was; refuses one that is gone."""
+    loaded = load(spark, table)
+    if loaded is None or loaded.snapshot(snapshot) is None:
+        raise LakehouseError(
+            f"Snapshot {snapshot} of {table} is gone",
+            where=table,
+            remedy="snapshots are kept as long as the retention says; what is older cannot be read again",
+        )
+    return spark.read.option("snapshot-id", snapshot).table(table)
+
+
 def replace(
     df: DataFrame,
     table: str,
@@ -89,9 +104,14 @@ def replace(
 
 
 def append(df: DataFrame, table: str, *, run_id: str, summary: Mapping[str, str] | None = None) -> None:
-    """Add rows, making the table when it is missing. No rows make a snapshot all the same."""
+    """Add rows, making the table when it is missing, and columns that it lacks. No rows make a snapshot all the same."""
     writer = _summarised(df.writeTo(table).using("iceberg"), run_id, summary)
     if exists(df.sparkSession, table):
+        held = set(df.sparkSession.table(table).columns)
+        for column in df.schema:
+            if column.name not in held:
+                new = f"{_quoted(column.name)} {column.dataType.simpleString()}"
+                df.sparkSession.sql(f"ALTER TABLE {table} ADD COLUMN {new}")
         writer.append()
         return
     for key, value in TABLE_PROPERTIES.items():
