@@ -360,9 +360,14 @@ def _choose(values: np.ndarray) -> np.ndarray:
     for k in range(FEWEST, min(MOST, count // 2) + 1):
         fit = LocalKMeans(k, n_init=STARTS, random_state=SEED).fit(values)
         sizes = np.bincount(fit.labels_, minlength=k)
-        if (sizes > 0).sum() < 2 or sizes.min() < least or _stability(values, fit.labels_, k) < LEAST_STABILITY:
+        # A course or two unlike all others are no kind, and must not hide the kinds that there are.
+        odd = sizes < least
+        if (~odd).sum() < FEWEST or sizes[odd].sum() >= least:
             continue
-        found.append((float(silhouette_score(values, fit.labels_, metric="sqeuclidean")), fit.cluster_centers_))
+        centroids, typical = fit.cluster_centers_[~odd], values[~odd[fit.labels_]]
+        labels, _ = _nearest(typical, centroids)
+        if _stability(typical, labels, len(centroids)) >= LEAST_STABILITY:
+            found.append((float(silhouette_score(typical, labels, metric="sqeuclidean")), centroids))
     if not found:
         return values.mean(axis=0, keepdims=True)
     top = max(silhouette for silhouette, _ in found)
@@ -371,7 +376,7 @@ def _choose(values: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def _stability(values: np.ndarray, cluster: np.ndarray, k: int) -> float:
+def _stability(values: np.ndarray, labels: np.ndarray, k: int) -> float:
     """Mean adjusted Rand index of the clusters and those that courses drawn with replacement give the same rows."""
     from sklearn.cluster import KMeans as LocalKMeans
     from sklearn.metrics import adjusted_rand_score
@@ -379,7 +384,7 @@ def _stability(values: np.ndarray, cluster: np.ndarray, k: int) -> float:
     rng = np.random.default_rng(SEED)
     drawn = [values[rng.integers(0, len(values), len(values))] for _ in range(DRAWS)]
     again = [LocalKMeans(k, n_init=2, random_state=SEED).fit(rows).predict(values) for rows in drawn]
-    return float(np.mean([adjusted_rand_score(cluster, other) for other in again]))
+    return float(np.mean([adjusted_rand_score(labels, other) for other in again]))
 
 
 def _nearest(values: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
