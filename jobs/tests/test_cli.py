@@ -23,6 +23,7 @@ VERBS = [
     "curate",
     "evaluate",
     "features",
+    "history",
     "ingest",
     "maintain",
     "pipeline",

@@ -167,7 +167,7 @@ def test_roles_reach_down_and_back_in_time(spark: SparkSession) -> None:
         event(2, curate.ROLE_UNASSIGNED, 6, courseid=11, relateduserid=5, objectid=3),
         event(3, curate.ROLE_ASSIGNED, 5, courseid=11, relateduserid=6, objectid=3, contextlevel=70),
     )
-    found = curate.course_roles(contexts, roles, assignments, lifecycle)
+    found = curate.course_roles(curate.course_archetypes(contexts, roles, assignments, lifecycle))
     assert rows(found, "userid", "courseid", "is_staff", "is_student") == [
         (2, 10, True, False),
         (3, 10, True, True),

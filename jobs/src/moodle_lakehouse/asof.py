@@ -67,15 +67,15 @@ def utc(moment: dt.datetime) -> dt.datetime:
     return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
 
 
-def parse(value: str) -> dt.datetime:
-    """A moment from an ISO date or date and time; UTC unless it says otherwise."""
+def parse(value: str, where: str = "--as-of / analytics.as_of") -> dt.datetime:
+    """A moment from an ISO date or date and time; UTC unless it says otherwise. where: named when it is none."""
     try:
         return utc(dt.datetime.fromisoformat(value))
     except ValueError:
         raise ConfigError(
             f"{value!r} is no moment",
-            where="--as-of / analytics.as_of",
-            remedy="use now, mid-term or a date such as 2014-02-01",
+            where=where,
+            remedy="use a date such as 2014-02-01, or one with a time; --as-of takes now and mid-term, too",
         ) from None
 
 

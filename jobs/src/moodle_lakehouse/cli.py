@@ -229,10 +229,31 @@ def reproduce(run_id: str) -> None:
     click.echo(f"All {students:,} scores of run {run_id} come out the same")
 
 
+@cli.command()
+@click.option("--course", required=True, metavar="X", help="The course's id or short name.")
+@click.option("--from", "since", required=True, metavar="DATE", help="From this moment on, UTC.")
+@click.option("--to", "until", metavar="DATE", help="Until before this moment, UTC. [default: now]")
+@format_option
+def history(course: str, since: str, until: str | None, output: str) -> None:
+    """Show what was added, changed, hidden and removed in a course between two dates."""
+    settings = config.load()
+    from moodle_lakehouse import history as job
+
+    wanted = job.period(since, until)
+    with _session("history", settings) as spark:
+        found = job.find_course(spark, course)
+        job.run(spark, refresh=False)
+        document = job.collect(spark, found, wanted)
+    if output == "json":
+        click.echo(json.dumps(document, default=lambda moment: moment.isoformat()))
+    else:
+        _print_history(document)
+
+
 @cli.command(name="pipeline")
 @as_of_option
 def pipeline_command(as_of: str | None) -> None:
-    """Ingest, curate, features, cluster, train, score and report in one go."""
+    """Ingest, curate, history, features, cluster, train, score and report in one go."""
     settings = config.load()
     settings.privacy.key()
     from moodle_lakehouse import pipeline
@@ -319,14 +340,14 @@ def _console() -> Any:
     return Console(width=WIDTH, file=sys.stdout, highlight=False)
 
 
-def _table(title: str, *columns: str) -> Any:
+def _table(title: str, *columns: str, left: Sequence[str] = ("note",)) -> Any:
     from rich import box
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column(columns[0])
     for column in columns[1:]:
-        table.add_column(column, justify="left" if column == "note" else "right")
+        table.add_column(column, justify="left" if column in left else "right")
     return table
 
 
@@ -443,6 +464,41 @@ def _print_seconds(seconds: dict[str, float]) -> None:
     table.add_section()
     table.add_row("all", f"{sum(seconds.values()):.1f}")
     _console().print(table)
+
+
+def _print_history(document: dict[str, Any]) -> None:
+    course, days = document["course"], document["view_days"]
+    title = f"{course['shortname'] or 'Deleted course'} ({course['id']}): {course['fullname'] or ''}".rstrip(": ")
+    table = _table(
+        title,
+        "when (UTC)",
+        "change",
+        "resource",
+        "what",
+        "by",
+        "views before",
+        "after",
+        left=("change", "resource", "what", "by"),
+    )
+    for row in document["changes"]:
+        when = f"{row['changed_at']:%Y-%m-%d %H:%M}"
+        what = " → ".join(text for text in (row["old"], row["new"]) if text)
+        views = ["" if row[key] is None else f"{row[key]:,}" for key in ("views_before", "views_after")]
+        resource = f"{row['modname'] or 'module'}: {row['name'] or row['cmid']}"
+        table.add_row(
+            when if row["is_exact"] else f"by {when}", row["change"], resource, what, row["by_role"] or "", *views
+        )
+    console = _console()
+    console.print(table)
+    span = f"from {document['from']:%Y-%m-%d %H:%M} to {document['to']:%Y-%m-%d %H:%M}"
+    told = ", ".join(f"{count} {change}" for change, count in document["counts"].items()) or "nothing changed"
+    console.print(f"{told} {span}. Last look at Moodle: {document['seen_until']:%Y-%m-%d %H:%M}.")
+    if document["changes"]:
+        console.print(
+            f"Views: students' in the {days} days before and after. by: the log does not tell when, the next ingest saw it."
+        )
+    for note in document["notes"]:
+        console.print(note)
 
 
 def _print_evaluation(document: dict[str, Any]) -> None:

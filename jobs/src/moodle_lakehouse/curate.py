@@ -279,21 +279,17 @@ def dim_resource(
     return present.unionByName(gone)
 
 
-def course_roles(context: DataFrame, role: DataFrame, role_assignments: DataFrame, lifecycle: DataFrame) -> DataFrame:
-    """Who ever had which kind of role in a course. Grain: (userid, courseid) with a role of interest.
+def course_archetypes(
+    context: DataFrame, role: DataFrame, role_assignments: DataFrame, lifecycle: DataFrame
+) -> DataFrame:
+    """Who ever had a role of which kind in a course. Grain: (userid, courseid, archetype), not unique.
 
-    userid bigint, courseid bigint, is_staff boolean, is_student boolean. Roles given above a course (category,
-    site) count in every course below. Roles taken away since are known from the log, so a teacher of last
-    year stays one in last year's facts; from when to when is not told apart.
+    userid bigint, courseid bigint, archetype string. Roles given above a course (category, site) count in every
+    course below. Roles taken away since are known from the log, so a teacher of last year stays one in last
+    year's facts; from when to when is not told apart.
     Source: role_assignments, role, context, log events role_assigned and role_unassigned.
     """
-    kinds = F.broadcast(
-        role.select(
-            F.col("id").alias("roleid"),
-            F.col("archetype").isin(*STAFF_ARCHETYPES).alias("is_staff"),
-            F.col("archetype").isin(*STUDENT_ARCHETYPES).alias("is_student"),
-        ).where("is_staff or is_student")
-    )
+    kinds = F.broadcast(role.select(F.col("id").alias("roleid"), "archetype").where("archetype != ''"))
     # /1/3/24 is the path of a course's context: the contexts above it and its own
     reach = context.where(F.col("contextlevel") == CONTEXT_COURSE).select(
         F.col("instanceid").alias("courseid"),
@@ -302,7 +298,7 @@ def course_roles(context: DataFrame, role: DataFrame, role_assignments: DataFram
     now = (
         role_assignments.join(kinds, how="inner", on="roleid")
         .join(reach, how="inner", on="contextid")
-        .select("userid", "courseid", "is_staff", "is_student")
+        .select("userid", "courseid", "archetype")
     )
     ever = (
         lifecycle.where(
@@ -310,12 +306,23 @@ def course_roles(context: DataFrame, role: DataFrame, role_assignments: DataFram
         )
         .select(F.col("relateduserid").alias("userid"), "courseid", F.col("objectid").alias("roleid"))
         .join(kinds, how="inner", on="roleid")
-        .select("userid", "courseid", "is_staff", "is_student")
+        .select("userid", "courseid", "archetype")
     )
+    return now.unionByName(ever)
+
+
+def course_roles(archetypes: DataFrame) -> DataFrame:
+    """Who ever was staff or student of a course. Grain: (userid, courseid) with a role of interest.
+
+    userid bigint, courseid bigint, is_staff boolean, is_student boolean. Source: course_archetypes.
+    """
     return (
-        now.unionByName(ever)
+        archetypes.where(F.col("archetype").isin(*STAFF_ARCHETYPES, *STUDENT_ARCHETYPES))
         .groupBy("userid", "courseid")
-        .agg(F.bool_or("is_staff").alias("is_staff"), F.bool_or("is_student").alias("is_student"))
+        .agg(
+            F.bool_or(F.col("archetype").isin(*STAFF_ARCHETYPES)).alias("is_staff"),
+            F.bool_or(F.col("archetype").isin(*STUDENT_ARCHETYPES)).alias("is_student"),
+        )
     )
 
 
@@ -591,7 +598,7 @@ def _write_all(
         resources = keep(
             dim_resource(raw["modules"], raw["course_modules"], raw["course_sections"], instances, lifecycle)
         )
-        roles = keep(course_roles(raw["context"], raw["role"], raw["role_assignments"], lifecycle))
+        roles = keep(course_roles(course_archetypes(raw["context"], raw["role"], raw["role_assignments"], lifecycle)))
         enrolments = keep(
             fact_enrolment(
                 raw["user_enrolments"], raw["enrol"], lifecycle, raw["course_completions"], roles, users, courses

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
 
-from moodle_lakehouse import asof, curate, ingest, ops, session
+from moodle_lakehouse import asof, curate, history, ingest, ops, session
 from moodle_lakehouse.config import Config
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def run(config: Config, as_of: str) -> PipelineResult:
                 ingested = ingest.run(spark, config, site)
             with clock("curate"):
                 curated = curate.run(spark, config)
+            with clock("history"):
+                history.run(spark)
             moment = asof.resolve_as_of(spark, as_of)
             job.detail["as_of"] = moment.isoformat()
             for name in AS_OF_STEPS:

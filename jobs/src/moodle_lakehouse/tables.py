@@ -32,6 +32,7 @@ ENROLMENT_WEEK = f"{CATALOG}.features.enrolment_week"
 STUDENT_RISK = f"{CATALOG}.marts.student_risk"
 MODEL_CARD = f"{CATALOG}.marts.model_card"
 COURSE_CLUSTER = f"{CATALOG}.marts.course_cluster"
+RESOURCE_HISTORY = f"{CATALOG}.marts.resource_history"
 JOB_RUN = f"{CATALOG}.ops.job_run"
 DATA_QUALITY = f"{CATALOG}.ops.data_quality"
 
