@@ -94,6 +94,8 @@ def test_area_between_curves() -> None:
     assert metrics._between(one, one) == 0
     perfect, inverse = (np.array([0, 0, 1.0]), np.array([0, 1.0, 1])), (np.array([0, 1.0, 1]), np.array([0, 0, 1.0]))
     assert metrics._between(perfect, inverse) == 1
+    diagonal, step = (np.array([0, 1.0]), np.array([0, 1.0])), (np.array([0, 0, 1.0, 1]), np.array([0, 0.5, 0.5, 1]))
+    assert metrics._between(diagonal, step) == 0.25, "they cross in the middle"
 
 
 def test_gaps_between_groups() -> None:

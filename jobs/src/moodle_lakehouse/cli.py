@@ -504,25 +504,13 @@ def _print_history(document: dict[str, Any]) -> None:
 def _print_evaluation(document: dict[str, Any]) -> None:
     console, protocol = _console(), document["protocol"]
     for name, rows in [("model", document["model"]), *document["baselines"].items()]:
-        columns = [
-            "week",
-            "students",
-            "base rate",
-            "AUC",
-            "95 %",
-            "PR-AUC",
-            "Brier",
-            "95 %",
-            "ECE",
-            "precision",
-            "recall",
-        ]
+        columns = ["week", "students", "base rate", "AUC", "PR-AUC", "Brier", "ECE", "precision", "recall"]
         table = _table(name.replace("_", " "), *columns)
         for row in rows:
             table.add_row(
-                str(row["week"]), f"{row['students']:,}", _figure(row["base_rate"]), _figure(row["auc"]),
-                _interval(row["auc_ci"]), _figure(row["pr_auc"]), _figure(row["brier"]), _interval(row["brier_ci"]),
-                _figure(row["ece"]), _figure(row["precision"]), _figure(row["recall"]),
+                str(row["week"]), f"{row['students']:,}", _figure(row["base_rate"]), _figure(row["auc"], row["auc_ci"]),
+                _figure(row["pr_auc"]), _figure(row["brier"], row["brier_ci"]), _figure(row["ece"]),
+                _figure(row["precision"]), _figure(row["recall"]),
             )  # fmt: skip
         console.print(table)
     if "courses" in document:
@@ -535,30 +523,29 @@ def _print_evaluation(document: dict[str, Any]) -> None:
         table.add_row("all", "", *[_figure(row["auc"]) for row in document["model"]])
         console.print(table)
     if "groups" in document:
-        columns = ["week", "group", "students", "base rate", "mean risk", "AUC", "gap", "95 %", "ABROCA", "note"]
+        columns = ["week", "group", "students", "base rate", "mean risk", "AUC", "gap", "ABROCA", "note"]
         table = _table(f"by {document['groups']['field']}", *columns)
         for week in document["groups"]["weeks"]:
             for row in week["groups"]:
+                gap = _figure(row["auc_gap"], row["auc_gap_ci"], "+.3f")
                 table.add_row(
                     str(week["week"]), row["group"], f"{row['students']:,}", _figure(row["base_rate"]),
-                    _figure(row["probability"]), _figure(row["auc"]), _figure(row["auc_gap"], "+.3f"),
-                    _interval(row["auc_gap_ci"], "+.2f"), _figure(row["abroca"]), row["note"] or "",
+                    _figure(row["probability"]), _figure(row["auc"]), gap, _figure(row["abroca"]), row["note"] or "",
                 )  # fmt: skip
             table.add_section()
         console.print(table)
     console.print(
         f"{protocol['label']}, {protocol['split']}. Trained on {protocol['train']}; tested on {protocol['test']}."
         f" Precision and recall of the {protocol['capacity']} most probable of each course and week."
-        f" Intervals {protocol['intervals']}."
+        f" ± is half the interval, {protocol['intervals']}."
     )
 
 
-def _figure(value: float | None, form: str = ".3f") -> str:
-    return "" if value is None else format(value, form)
-
-
-def _interval(value: Sequence[float] | None, form: str = ".2f") -> str:
-    return "" if value is None else f"{value[0]:{form}} to {value[1]:{form}}"
+def _figure(value: float | None, interval: Sequence[float] | None = None, form: str = ".3f") -> str:
+    """A measure with the half width of its interval; nothing for none."""
+    if value is None:
+        return ""
+    return format(value, form) + (f" ±{(interval[1] - interval[0]) / 2:.3f}" if interval else "")
 
 
 if __name__ == "__main__":

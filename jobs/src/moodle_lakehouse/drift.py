@@ -1,8 +1,11 @@
 """How far the students that are scored are from those the model was trained on, feature by feature.
 
-The measure is the population stability index (PSI): over the tenths of the training data and what is missing, the
-sum of (share now - share then) * ln(share now / share then). Below 0.1 nothing has moved, above 0.25 much has. A week
-is compared with the same week of training: what is usual in week 10 is not in week 2.
+The measure is the shift: how far, on average, the training's values would have to be moved to become those of now, in
+standard deviations of the training (the Wasserstein distance of the two). Below 0.1 nothing has moved, above 0.3 much
+has. A week is compared with the same week of training: what is usual in week 10 is not in week 2.
+
+The population stability index would not do here: where a share of a few assessments is compared with its course, most
+students have nearly the same value, and a hundredth more or less moves all of them from one tenth to another.
 """
 
 from __future__ import annotations
@@ -15,76 +18,91 @@ import pandas as pd
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-BINS = 10
+BINS = 40
 MISSING = -1
 # Of more rows a sample tells the same.
 MOST_ROWS = 200_000
-# Of fewer students chance alone makes a PSI that looks like something.
+# Of fewer students chance alone makes a shift that looks like something.
 LEAST_STUDENTS = 100
-FLOOR = 1e-4
-SOME, MUCH = 0.1, 0.25
+SOME, MUCH = 0.1, 0.3
 
 
 def reference(rows: DataFrame, names: Sequence[str]) -> dict[str, Any]:
-    """What later rows are compared with, as plain JSON: the tenths of each feature, and how many rows lie in each by week.
+    """What later rows are compared with, as plain JSON: the range of each feature, and the rows in each bin of it by week.
 
-    rows: week and the features as floats, NaN where missing.
+    rows: week and the features as floats, NaN where missing. The range leaves out the most extreme hundredth.
     """
     count = rows.count()
     sample = rows.sample(min(1.0, MOST_ROWS / max(count, 1)), seed=1).persist()
     try:
-        tenths = sample.approxQuantile(list(names), [i / BINS for i in range(1, BINS)], 0.005)
-        edges = {name: sorted(set(values)) for name, values in zip(names, tenths, strict=True)}
-        counts = _counts(sample, edges)
+        limits = sample.approxQuantile(list(names), [0.005, 0.995], 0.001)
+        ranges = {name: found or [0.0, 0.0] for name, found in zip(names, limits, strict=True)}
+        counts = _counts(sample, ranges)
     finally:
         sample.unpersist()
     weeks: dict[str, dict[str, dict[str, int]]] = {}
     for row in counts.itertuples():
         weeks.setdefault(str(row.week), {}).setdefault(str(row.feature), {})[str(row.bin)] = int(row.rows)
-    return {"edges": edges, "weeks": weeks}
+    return {"ranges": ranges, "weeks": weeks}
 
 
 def compare(known: dict[str, Any], rows: DataFrame) -> list[dict[str, Any]]:
-    """{feature, psi, missing, missing_then} of each feature, the most changed first. rows: as for reference."""
-    counts = _counts(rows, known["edges"])
+    """{feature, shift, missing, missing_then} of each feature, the most changed first. rows: as for reference.
+
+    missing: the share without a value, now and in training; shift is that of the others.
+    """
+    counts = _counts(rows, known["ranges"])
     if counts.empty:
         return []
     taught = sorted(int(week) for week in known["weeks"])
     found = []
-    for name, edges in known["edges"].items():
-        own = counts[counts["feature"] == name]
-        now, then = np.zeros(len(edges) + 2), np.zeros(len(edges) + 2)
-        for week, part in own.groupby("week"):
+    for name in known["ranges"]:
+        now, then = np.zeros(BINS + 1), np.zeros(BINS + 1)
+        for week, part in counts[counts["feature"] == name].groupby("week"):
             before = [other for other in taught if other <= week]
             bins = known["weeks"][str(before[-1] if before else taught[0])].get(name, {})
-            mix = _shares(bins, len(now))
-            then += mix * float(part["rows"].sum())
+            then += _shares(bins) * float(part["rows"].sum())
             for row in part.itertuples():
                 now[int(row.bin) - MISSING] += float(row.rows)
-        now, then = now / now.sum(), then / then.sum()
-        a, e = np.maximum(now, FLOOR), np.maximum(then, FLOOR)
-        psi = float(((a - e) * np.log(a / e)).sum())
-        found.append({"feature": name, "psi": psi, "missing": float(now[0]), "missing_then": float(then[0])})
-    return sorted(found, key=lambda row: (-row["psi"], row["feature"]))
+        missing = {"missing": float(now[0] / now.sum()), "missing_then": float(then[0] / then.sum())}
+        found.append({"feature": name, "shift": _shift(now[1:], then[1:]), **missing})
+    return sorted(found, key=lambda row: (-row["shift"], row["feature"]))
 
 
-def _shares(bins: dict[str, int], size: int) -> np.ndarray:
-    counts = np.zeros(size)
+def moved(row: dict[str, Any]) -> bool:
+    """Whether a feature is far from what it was."""
+    return bool(row["shift"] > MUCH or abs(row["missing"] - row["missing_then"]) > MUCH)
+
+
+def _shift(now: np.ndarray, then: np.ndarray) -> float:
+    """Between two counts over bins of equal width; 0 where either has nothing to compare."""
+    if now.sum() == 0 or then.sum() == 0:
+        return 0.0
+    now, then, place = now / now.sum(), then / then.sum(), np.arange(BINS)
+    mean = (then * place).sum()
+    spread = np.sqrt((then * (place - mean) ** 2).sum())
+    # What never differed in training is measured by its range.
+    return float(np.abs(np.cumsum(now - then)).sum() / (spread if spread > 0 else BINS - 1))
+
+
+def _shares(bins: dict[str, int]) -> np.ndarray:
+    counts = np.zeros(BINS + 1)
     for number, rows in bins.items():
         counts[int(number) - MISSING] += rows
     return counts / max(counts.sum(), 1)
 
 
-def _counts(rows: DataFrame, edges: dict[str, list[float]]) -> pd.DataFrame:
+def _counts(rows: DataFrame, ranges: dict[str, list[float]]) -> pd.DataFrame:
     """week, feature, bin, rows: a few hundred rows a week, whatever the number of students."""
 
-    def place(name: str, bounds: list[float]) -> Column:
+    def place(name: str, low: float, high: float) -> Column:
         value = F.col(name).cast("double")
-        above = [F.when(value > F.lit(float(bound)), 1).otherwise(0) for bound in bounds]
-        number = sum(above, F.lit(0))
-        return F.when(value.isNull() | F.isnan(value), F.lit(MISSING)).otherwise(number).cast("int")
+        width = (high - low) / BINS or 1.0 / BINS
+        number = F.floor((value - F.lit(low)) / F.lit(width))
+        inside = F.least(F.greatest(number, F.lit(0)), F.lit(BINS - 1))
+        return F.when(value.isNull() | F.isnan(value), F.lit(MISSING)).otherwise(inside).cast("int")
 
-    pairs = [F.struct(F.lit(name).alias("feature"), place(name, bounds).alias("bin")) for name, bounds in edges.items()]
+    pairs = [F.struct(F.lit(name).alias("feature"), place(name, *ends).alias("bin")) for name, ends in ranges.items()]
     return (
         rows.select("week", F.explode(F.array(*pairs)).alias("pair"))
         .groupBy("week", "pair.feature", "pair.bin")

@@ -135,7 +135,7 @@ def gaps(counts: pd.DataFrame) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {"group": str(name), "students": int(sizes[name])}
         with_outcome = float(own["positives"].sum())
         if sizes[name] < LEAST_IN_GROUP or min(with_outcome, sizes[name] - with_outcome) < LEAST_OF_EACH:
-            note = f"too small: at least {LEAST_IN_GROUP} students are needed, {LEAST_OF_EACH} with and without the outcome"
+            note = f"too small: {LEAST_IN_GROUP} students, {LEAST_OF_EACH} of each outcome"
             found.append({**entry, **dict.fromkeys(GAPS), "note": note})
             continue
         steps = _steps(own)
@@ -148,7 +148,7 @@ def gaps(counts: pd.DataFrame) -> list[dict[str, Any]]:
         }
         if reference is None:
             reference = steps
-            found.append({**entry, **dict.fromkeys(GAPS), **values, "note": "the others are compared with it"})
+            found.append({**entry, **dict.fromkeys(GAPS), **values, "note": "the largest"})
             continue
         gap = _area(steps) - _area(reference)
         error = float(np.sqrt(_delong(steps) + _delong(reference)))

@@ -260,9 +260,9 @@ def _tell_drift(
     card = model_card.scored(config, moment, snapshots, champion.version, students, moved, refused)
     registry.log_text(champion.run, model_card.html({**(before or {}), **card}), f"scored/{ops.run_id()}.html")
     model_card.write(spark, card)
-    much = [row["feature"] for row in moved if row["psi"] > drift.MUCH]
+    much = [row["feature"] for row in moved if drift.moved(row)]
     if much:
-        log.warning("Far from what the model was trained on (PSI above %.2f): %s", drift.MUCH, ", ".join(much))
+        log.warning("Far from what the model was trained on: %s (see the card's drift)", ", ".join(much))
 
 
 def reproduce(spark: SparkSession, config: Config, run_id: str) -> tuple[int, int]:

@@ -167,7 +167,7 @@ def _rows(card: dict[str, Any]) -> Iterator[Row]:
     if card.get("champion") is not None:
         yield "champion", None, "became_champion", None, float(card["champion"]), None, None, None
     for row in card.get("drift", []):
-        yield "drift", row["feature"], "psi", None, row["psi"], None, None, None
+        yield "drift", row["feature"], "shift", None, row["shift"], None, None, None
         yield (
             "drift",
             row["feature"],
@@ -213,10 +213,10 @@ def html(card: dict[str, Any]) -> str:
     if "drift" in card:
         parts.append(
             f"<h2>Drift against the training data</h2><p>{card['drift_students']:,} students of the running courses, as of"
-            f" {escape(str(card['score']['as_of']))}. PSI: below {drift.SOME} nothing has moved, above {drift.MUCH} much has.</p>"
+            f" {escape(str(card['score']['as_of']))}. Shift in standard deviations: below {drift.SOME} nothing has moved, above {drift.MUCH} much has.</p>"
             + _table(
-                ("feature", "PSI", "missing now", "missing in training"),
-                [(r["feature"], f"{r['psi']:.3f}", f"{r['missing']:.3f}", f"{r['missing_then']:.3f}") for r in card["drift"]],
+                ("feature", "shift", "missing now", "missing in training"),
+                [(r["feature"], f"{r['shift']:.3f}", f"{r['missing']:.3f}", f"{r['missing_then']:.3f}") for r in card["drift"]],
             )
         )  # fmt: skip
     for job in ("train", "score"):
