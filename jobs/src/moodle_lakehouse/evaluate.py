@@ -76,17 +76,15 @@ def run(spark: SparkSession, config: Config, question: Question) -> dict[str, An
     )
     rows = learn.labelled(features.build(src, known_until).where(wanted), outcomes)
     columns = [*learn.KEYS, "enrolled", "label", "days_since_access", *learn.feature_names(rows.columns)]
-    rows = rows.select(*dict.fromkeys(columns)).persist()
-    try:
-        scored = {name: df.persist() for name, df in _predicted(rows, lots, question).items()}
-        document = _document(scored, question)
-        document["protocol"] = _protocol(lots, question, known_until)
-        if question.split is None:
-            document["courses"] = _by_course(scored["model"], tested, question) + refused
-        if question.group_by:
-            document["groups"] = _by_group(spark, scored["model"], question, question.group_by)
-    finally:
-        rows.unpersist()
+    # Of the many plans to come each would hold all of this one's: it is computed here and forgotten.
+    rows = rows.select(*dict.fromkeys(columns)).localCheckpoint()
+    scored = _predicted(rows, lots, question)
+    document = _document(scored, question)
+    document["protocol"] = _protocol(lots, question, known_until)
+    if question.split is None:
+        document["courses"] = _by_course(scored["model"], tested, question) + refused
+    if question.group_by:
+        document["groups"] = _by_group(spark, scored["model"], question, question.group_by)
     return document
 
 
@@ -163,10 +161,10 @@ def _predicted(rows: DataFrame, lots: Sequence[Lot], question: Question) -> dict
         teaching = teaching.where(F.col("enrolled") & learn.teaching_weeks()).persist()
         later = rows.where(inside & F.col("week").isin(list(question.weeks)))
         model, _ = learn.learn(teaching, lot.train, question.label)
-        by_all = learn.predict(model, later, keep=(*learn.KEYS, "label"))
-        found.setdefault("model", []).append(by_all.select(*learn.KEYS, "label", "probability"))
+        by_all = learn.predict(model, later, keep=(*learn.KEYS, "label")).select(*learn.KEYS, "label", "probability")
+        found.setdefault("model", []).append(by_all.localCheckpoint())
         for name, baseline in learn.baselines(teaching, model.spec.features).items():
-            found.setdefault(name, []).append(baseline(later))
+            found.setdefault(name, []).append(baseline(later).localCheckpoint())
         teaching.unpersist()
     return {name: functools.reduce(DataFrame.unionByName, parts) for name, parts in found.items()}
 
