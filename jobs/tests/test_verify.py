@@ -144,7 +144,7 @@ def test_differences_are_named_and_what_arrived_or_was_purged_is_none(
     )
     assert told["logstore_standard_log"].purged == 107
     assert told["local_plain"].differences == (Difference(None, None, 3, 3),)
-    assert told["local_plain"].note == "has no key, so only the whole can be compared"
+    assert told["local_plain"].note == "no key: only the whole is compared"
     assert told["user"].equal
 
     # too many rows to name each

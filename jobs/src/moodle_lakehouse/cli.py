@@ -393,7 +393,7 @@ def _print_verify(result: VerifyResult, output: str) -> None:
                 table.add_row(check.table, f"and {len(check.differences) - RANGES_SHOWN} ranges more")
         console.print(table)
     told = [check for check in result.tables if check.note or check.arrived or check.purged or not check.equal]
-    columns = ("table", "rows in Moodle", "in the lake", "arrived since", "purged", "last ingest", "seconds", "note")
+    columns = ("table", "in Moodle", "in the lake", "arrived", "purged", "ingested (UTC)", "seconds", "note")
     table = _table("Moodle's tables and lakehouse.raw", *columns)
     for check in told:
         numbers = [f"{n:,}" for n in (check.source_rows, check.lake_rows, check.arrived, check.purged)]

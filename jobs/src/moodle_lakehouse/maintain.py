@@ -198,8 +198,6 @@ class _Maintenance:
 
     def run(self) -> TableResult:
         started = time.monotonic()
-        # Iceberg's actions look for the session of their thread, which a thread of Python's pool has not.
-        self.jvm.org.apache.spark.sql.SparkSession.setActiveSession(self.spark._jsparkSession)
         before = self._size()
         steps = (
             ("joining files", self._join_files),

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pyspark.sql import SparkSession
 
@@ -28,7 +28,13 @@ def each(
     """
     results: dict[str, Result] = {}
     failures = []
-    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix=name) as pool:
+
+    def prepare() -> None:
+        # Java code looks for the session, and the settings of catalogs, of its thread; a new one has none.
+        jvm: Any = spark._jvm
+        jvm.org.apache.spark.sql.SparkSession.setActiveSession(spark._jsparkSession)
+
+    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix=name, initializer=prepare) as pool:
         tasks = {pool.submit(do): table for table, do in work.items()}
         try:
             for task in _as_completed(name, tasks):

@@ -192,11 +192,11 @@ class _TableCheck:
     ) -> TableCheck:
         notes = []
         if self.marked is None:
-            notes.append("no ingest of it is known")
+            notes.append("not written by ingest")
         elif not self.marked.mark.is_of(self.plan):
-            notes.append("its columns, or how they are read, changed since the last ingest")
+            notes.append("read in another way since then")
         if differences and self.key is None:
-            notes.append("has no key, so only the whole can be compared")
+            notes.append("no key: only the whole is compared")
         return TableCheck(
             self.plan.table.name,
             source_rows,
