@@ -19,6 +19,7 @@ from moodle_lakehouse.errors import LakehouseError, reason
 from small_moodle import fill, insert, lake_rows, plans, source_rows
 
 VERBS = [
+    "bench",
     "cluster",
     "curate",
     "evaluate",

@@ -20,6 +20,7 @@ from moodle_lakehouse.errors import LakehouseError, bullet_list
 
 STRATEGIES = ("append", "merge", "snapshot", "history")
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+_LONG = ("text", "mediumtext", "longtext", "json", "blob", "mediumblob", "longblob")
 _KEYS = {"key", "cursor", "strategy", "since", "partition", "text", "drop", "full_every"}
 FULL_EVERY_HOURS = 20  # a table of strategy merge that is read every night is compared whole every night
 
@@ -88,11 +89,12 @@ class SourceColumn:
 
 @dataclass(frozen=True)
 class ReadColumn:
-    """A column as it is read: the SQL that selects it and its type in the lake."""
+    """A column as it is read: the SQL that selects it and its type in the lake. long: a value may be megabytes."""
 
     name: str
     sql: str
     spark_type: str
+    long: bool = False
 
     @property
     def is_number(self) -> bool:
@@ -303,6 +305,7 @@ def _plan_table(table: MoodleTable, prefix: str, columns: Sequence[SourceColumn]
     read, dropped, reduced, notes = [], [], [], []
     for column in columns:
         sql, spark_type = lake_type(column)
+        long = column.data_type.lower() in _LONG
         if sql is None:
             dropped.append(column.name)
             notes.append(f"{column.name} ({column.column_type}) has no counterpart in the lake; left out")
@@ -315,11 +318,13 @@ def _plan_table(table: MoodleTable, prefix: str, columns: Sequence[SourceColumn]
             continue
         if what == "reduce":
             sql = policy.reduction(column.name)
+            long = long and not isinstance(table.reduce[column.name], JsonReduction)
         elif what == "hash":
             sql, spark_type = _keyed_hash(sql, spark_type, policy.hash_key), "STRING"
+            long = False
         if what != "keep":
             reduced.append(column.name)
-        read.append(ReadColumn(column.name, sql, spark_type))
+        read.append(ReadColumn(column.name, sql, spark_type, long))
     notes.extend(
         f"{name} has a rule in the inventory ({policy.decided[name]}), but the table has no such column"
         for name in policy.decided.keys() - {column.name for column in columns}
@@ -354,9 +359,9 @@ def lake_type(column: SourceColumn) -> tuple[str | None, str]:
     if kind in ("float", "double", "real"):
         # As a FLOAT the server would send no more than six digits of it.
         return f"{name} + 0e0", "FLOAT" if kind == "float" else "DOUBLE"
-    if kind in ("char", "varchar", "tinytext", "text", "mediumtext", "longtext", "json"):
+    if kind in ("char", "varchar", "tinytext", "text", "mediumtext", "longtext"):
         return name, "STRING"
-    if kind in ("enum", "set", "date", "datetime", "timestamp", "time"):
+    if kind in ("json", "enum", "set", "date", "datetime", "timestamp", "time"):
         return f"CAST({name} AS CHAR)", "STRING"
     if kind == "bit":
         return f"CAST({name} AS UNSIGNED)", "DECIMAL(20,0)"

@@ -266,6 +266,27 @@ def pipeline_command(as_of: str | None) -> None:
     _print_seconds(result.seconds)
 
 
+@cli.group()
+def bench() -> None:
+    """Measure on this machine what the documentation says."""
+
+
+@bench.command(name="ingest")
+@click.option("--rows", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="Rows of Moodle's log.")
+@click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True, help="Runs; their median counts.")
+@click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def bench_ingest(rows: int, runs: int, output: str) -> None:
+    """Copy the first rows of Moodle's log to tables that are dropped again, by ingest and by what else there is."""
+    settings = config.load()
+    from moodle_lakehouse import bench as job
+
+    document = job.ingest_log(settings, rows, runs)
+    if output == "json":
+        click.echo(json.dumps(document))
+    else:
+        _print_bench(document)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point of the console script."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # docker stop ends a job as Ctrl-C does
@@ -499,6 +520,27 @@ def _print_history(document: dict[str, Any]) -> None:
         )
     for note in document["notes"]:
         console.print(note)
+
+
+def _print_bench(document: dict[str, Any]) -> None:
+    table = _table(
+        f"{document['rows']:,} rows of Moodle's log",
+        "reader", "rows a second", "seconds", "an executor, MiB", "driver, MiB", "all, MiB",
+    )  # fmt: skip
+    for name, found in document["readers"].items():
+        if found is None:
+            table.add_row(name, "not installed")
+            continue
+        memory = [found.get(f"peak_{part}_bytes") for part in ("executor", "driver", "memory")]
+        table.add_row(
+            name,
+            f"{found['rows_per_second']:,}",
+            " ".join(f"{s:.1f}" for s in found["seconds"]),
+            *["" if m is None else f"{m / 2**20:,.0f}" for m in memory],
+        )
+    console = _console()
+    console.print(table)
+    console.print(", ".join(f"{name} {value}" for name, value in document["versions"].items()))
 
 
 def _print_evaluation(document: dict[str, Any]) -> None:

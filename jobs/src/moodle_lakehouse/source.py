@@ -220,6 +220,17 @@ def count(cursor: Cursor, plan: TablePlan, condition: str | None) -> int:
     return int(row[0])
 
 
+def longest(cursor: Cursor, plan: TablePlan, condition: str | None) -> int:
+    """Bytes of the long columns of the row where they are longest; 0 when the plan has none, which is not asked then."""
+    lengths = [f"IFNULL(LENGTH({c.sql}), 0)" for c in plan.columns if c.long]
+    if not lengths:
+        return 0
+    cursor.execute(f"SELECT MAX({' + '.join(lengths)}) FROM {quoted(plan.source)}{_where(condition)}")
+    row = cursor.fetchone()
+    assert row is not None
+    return int(row[0] or 0)
+
+
 def checksum(cursor: Cursor, plan: TablePlan, condition: str | None = None) -> str | None:
     """What stands for the rows as they would be read, privacy applied: equal when the rows are equal.
 

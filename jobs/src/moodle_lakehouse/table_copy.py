@@ -29,9 +29,9 @@ from pymysql.cursors import Cursor
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from moodle_lakehouse import evolve, ops, source, tables, watermark
+from moodle_lakehouse import evolve, ops, reader, source, tables, watermark
 from moodle_lakehouse.catalogue import TablePlan, quoted
-from moodle_lakehouse.config import Config
+from moodle_lakehouse.config import Config, MoodleConfig
 from moodle_lakehouse.errors import LakehouseError, SourceError, reason
 from moodle_lakehouse.source import TableExtent
 from moodle_lakehouse.watermark import Mark
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 RANGE_ROWS = 250_000  # a table with more rows is read in ranges of about this size
 FETCH_ROWS = 10_000  # rows per round trip; without it the driver would hold a whole range in memory
+# What a task may hold of the source at once, by the longest row there is; a row without long columns counts as ROW_BYTES.
+HELD_BYTES, ROW_BYTES = 64 * 1024 * 1024, 256
 
 # InnoDB gives ids when a row is written and shows the row when its transaction is committed, so lower ids can appear
 # after higher ones. At the 69 log rows a second of the Open University's busiest hour this is 12 minutes.
@@ -95,7 +97,8 @@ class _Look:
     """What the source said, at one moment, before anything was read.
 
     part: the condition for the rows in question (None: all); total: rows of all; standing: the condition for what
-    the next run looks at first, checksum: what stands for it; whole: what stands for all rows, where that is wanted.
+    the next run looks at first, checksum: what stands for it; whole: what stands for all rows, where that is wanted;
+    held: rows that a task may hold.
     """
 
     part: str | None
@@ -105,6 +108,7 @@ class _Look:
     standing: str | None
     checksum: str | None
     whole: str | None
+    held: int
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,15 @@ def _broke_off(error: Exception) -> bool:
     if isinstance(error, SourceError):
         return error.passing
     return any(name in str(error) for name in _BROKEN)
+
+
+def load(spark: SparkSession, config: Config, plan: TablePlan, table: str, part: str | None) -> TableResult:
+    """The first load of a part of the source into any table, as copy does it: what is measured."""
+    started = time.monotonic()
+    work = _TableCopy(spark, config, plan, Gate(config.moodle.max_connections))
+    work.table = table
+    result = work._replace(work._look(None, part), None, None)
+    return dataclasses.replace(result, seconds=time.monotonic() - started)
 
 
 class _TableCopy:
@@ -246,7 +259,8 @@ class _TableCopy:
             whole = None
             if part is None and self._merges:
                 whole = source.checksum(cursor, self.plan, self._until(extent))
-            return _Look(part, extent, total, last, standing, checksum, whole)
+            held = max(1, HELD_BYTES // (ROW_BYTES + source.longest(cursor, self.plan, part)))
+            return _Look(part, extent, total, last, standing, checksum, whole, held)
 
     def _refuse_another_past(self, extent: TableExtent, everything: TableExtent, mark: Mark | None) -> None:
         """A log whose ids all end far below the watermark is another one, or was set back: its ids mean other rows."""
@@ -278,19 +292,8 @@ class _TableCopy:
         )
 
     def _read(self, look: _Look, ranges: list[tuple[int, int]]) -> DataFrame:
-        properties = {
-            **source.jdbc_properties(self.config.moodle),
-            "fetchsize": str(FETCH_ROWS),
-            "customSchema": self.plan.schema(),
-        }
-        url = source.jdbc_url(self.config.moodle)
-        if not ranges:
-            condition = _both(look.part, self._until(look.extent))
-            return self.spark.read.jdbc(url, f"({self.plan.select(condition)}) t", properties=properties)
-        key = quoted(self.plan.id_column or "")
-        predicates = [f"{key} BETWEEN {low} AND {high}" for low, high in ranges]
-        table = f"({self.plan.select(look.part)}) t"
-        return self.spark.read.jdbc(url, table, predicates=predicates, properties=properties)
+        condition = look.part if ranges else _both(look.part, self._until(look.extent))
+        return read_jdbc(self.spark, self.config.moodle, self.plan, condition, ranges, fetch=min(FETCH_ROWS, look.held))
 
     def _ranges(self, look: _Look) -> list[tuple[int, int]]:
         return id_ranges(self.plan, look.extent, self.config.moodle.max_connections)
@@ -299,21 +302,40 @@ class _TableCopy:
 
     def _replace(self, look: _Look, loaded: Any, mark: Mark | None) -> TableResult:
         """Write the table anew in one commit; of a log that was there already, what the source has purged is kept."""
-        ranges = self._ranges(look)
-        df, purged = self._read(look, ranges), 0
+        ranges, purged = self._ranges(look), 0
+        keeping = loaded is not None and self.plan.table.keeps_purged and bool(self.plan.key)
         with self.gate.take(max(1, len(ranges))):
-            if loaded is not None and self.plan.table.keeps_purged and self.plan.key:
-                df = df.localCheckpoint()
-                kept = self._purged(df, mark)
-                purged, df = kept.count(), df.unionByName(kept)
-            fresh = self._mark(look, look.extent.rows + purged, mark)
-            self._commit(fresh, lambda: tables.replace(df, self.table, run_id=fresh.run_id, summary=fresh.summary()))
+            if not keeping and reader.serves(self.config.moodle, self.plan, ranges, look.held):
+                fresh = self._mark(look, look.extent.rows, mark)
+                self._commit(fresh, lambda: self._copy_files(look, ranges, fresh))
+            else:
+                df = self._read(look, ranges)
+                if keeping:
+                    df = df.localCheckpoint()
+                    kept = self._purged(df, mark)
+                    purged, df = kept.count(), df.unionByName(kept)
+                fresh = self._mark(look, look.extent.rows + purged, mark)
+                run_id, summary = fresh.run_id, fresh.summary()
+                self._commit(fresh, lambda: tables.replace(df, self.table, run_id=run_id, summary=summary))
         written = tables.row_count(self.spark, self.table) - purged
         rows_after, sure = self._after(look, written)
         if sure != look:  # what was written is then known by no checksum
             self._note(self._mark(sure, fresh.rows, mark))
         self._check_rows(written, look, rows_after)
         return self._result(rows_read=written, inserted=written, watermark=look.watermark)
+
+    def _copy_files(self, look: _Look, ranges: list[tuple[int, int]], mark: Mark) -> None:
+        reader.replace(
+            self.spark,
+            self.config.moodle,
+            self.plan,
+            self.table,
+            ranges,
+            condition=look.part,
+            rows=min(RANGE_ROWS, look.held),
+            run_id=mark.run_id,
+            summary=mark.summary(),
+        )
 
     def _purged(self, df: DataFrame, mark: Mark | None) -> DataFrame:
         """Rows of the lake that the source no longer has, null in the columns that are read in another way now."""
@@ -473,6 +495,28 @@ class _TableCopy:
 
     def _result(self, **numbers: Any) -> TableResult:
         return TableResult(self.plan.table.name, **numbers, note="; ".join(self.notes))
+
+
+def read_jdbc(
+    spark: SparkSession,
+    moodle: MoodleConfig,
+    plan: TablePlan,
+    condition: str | None,
+    ranges: list[tuple[int, int]],
+    fetch: int,
+) -> DataFrame:
+    """The rows that fulfil a condition, by Spark's JDBC: in one part, or one for each range of ids."""
+    properties = {
+        **source.jdbc_properties(moodle),
+        "fetchsize": str(fetch),
+        "customSchema": plan.schema(),
+    }
+    url, table = source.jdbc_url(moodle), f"({plan.select(condition)}) t"
+    if not ranges:
+        return spark.read.jdbc(url, table, properties=properties)
+    key = quoted(plan.id_column or "")
+    predicates = [f"{key} BETWEEN {low} AND {high}" for low, high in ranges]
+    return spark.read.jdbc(url, table, predicates=predicates, properties=properties)
 
 
 def id_ranges(plan: TablePlan, extent: TableExtent, most: int) -> list[tuple[int, int]]:

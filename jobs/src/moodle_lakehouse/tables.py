@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from pyspark.errors import AnalysisException
@@ -49,6 +51,22 @@ TABLE_PROPERTIES = {
 def raw(name: str) -> str:
     """The raw table of a Moodle table; name without Moodle's prefix."""
     return f"{CATALOG}.raw.{name}"
+
+
+def bench(name: str) -> str:
+    """A table that lives as long as a measurement."""
+    return f"{CATALOG}.bench.{name}"
+
+
+@contextmanager
+def bench_namespace(spark: SparkSession) -> Iterator[None]:
+    """The namespace of such tables, for as long as there are any."""
+    spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {CATALOG}.bench")
+    try:
+        yield
+    finally:
+        if spark.sql(f"SHOW TABLES IN {CATALOG}.bench").isEmpty():
+            spark.sql(f"DROP NAMESPACE {CATALOG}.bench")
 
 
 def ensure_namespaces(spark: SparkSession) -> None:
@@ -102,6 +120,55 @@ def replace(
     if partition is not None:
         writer = writer.partitionedBy(partition)
     writer.createOrReplace()
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the files of a table go: field_ids by the column's name, storage: the settings of S3 for whoever writes them."""
+
+    field_ids: dict[str, int]
+    storage: dict[str, str]
+    new: Any
+
+    def location(self, name: str) -> str:
+        return str(self.new.locationProvider().newDataLocation(name))
+
+
+def replace_with_files(
+    spark: SparkSession,
+    table: str,
+    schema: str,
+    write: Callable[[Files], Sequence[str]],
+    *,
+    run_id: str,
+    summary: Mapping[str, str],
+) -> None:
+    """Write the table anew, as replace() does, of Parquet files that `write` makes and names.
+
+    schema: the columns in Spark's words. The files are committed by Iceberg's own API, which reads their footers.
+    """
+    jvm: Any = spark._jvm
+    session: Any = spark._jsparkSession
+    iceberg = jvm.org.apache.iceberg
+    catalog = session.sessionState().catalogManager().catalog(CATALOG).icebergCatalog()
+    identifier = iceberg.catalog.TableIdentifier.parse(table.removeprefix(f"{CATALOG}."))
+    columns = iceberg.spark.SparkSchemaUtil.convert(jvm.org.apache.spark.sql.types.StructType.fromDDL(schema))
+    builder = catalog.buildTable(identifier, columns).withProperties(TABLE_PROPERTIES)
+    transaction = builder.createOrReplaceTransaction()
+    new = transaction.table()
+    settings = {k: v for k, v in dict(new.io().properties()).items() if k.startswith(("s3.", "client."))}
+    paths = write(Files({c.name(): c.fieldId() for c in new.schema().columns()}, settings, new))
+    commit = transaction.newAppend()
+    for key, value in {RUN_ID: run_id, **summary}.items():
+        commit.set(key, value)
+    metrics = iceberg.MetricsConfig.forTable(new)
+    for path in paths:
+        file = new.io().newInputFile(path)
+        known = iceberg.parquet.ParquetUtil.fileMetrics(file, metrics)
+        made = iceberg.DataFiles.builder(new.spec()).withInputFile(file).withFormat("parquet").withMetrics(known)
+        commit.appendFile(made.build())
+    commit.commit()
+    transaction.commitTransaction()
 
 
 def append(df: DataFrame, table: str, *, run_id: str, summary: Mapping[str, str] | None = None) -> None:

@@ -1,0 +1,203 @@
+"""How fast the log is copied, beside what one would take instead, on the same rows in the same minutes.
+
+lakehouse   the first load of `ingest`: reads, writes, commits, asks the source before and after
+spark_jdbc  Spark's partitioned JDBC read of the same columns, written to a table of the same kind
+raw         parallel `mariadb --quick` clients reading all columns to nowhere: the limit of server and wire
+dlt         dlt with ConnectorX to local Parquet files, all columns; only where somebody installed it
+
+Written to the namespace bench, which is empty again at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import re
+import secrets
+import shutil
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from pyspark.sql import SparkSession
+
+from moodle_lakehouse import ingest, session, source, table_copy, tables
+from moodle_lakehouse.catalogue import TablePlan, quoted
+from moodle_lakehouse.config import Config
+from moodle_lakehouse.errors import LakehouseError
+from moodle_lakehouse.source import TableExtent
+
+log = logging.getLogger(__name__)
+
+TABLE = "logstore_standard_log"
+
+
+def ingest_log(config: Config, rows: int, runs: int) -> dict[str, Any]:
+    """Copy the first rows of the log by each reader; seconds of each run without the start of Spark."""
+    plan, extent, server = _first_rows(config, rows)
+    readers: dict[str, dict[str, Any] | None] = {
+        "lakehouse": _in_spark(config, "lakehouse", plan, extent, rows, runs),
+        "spark_jdbc": _in_spark(config, "spark_jdbc", plan, extent, rows, runs),
+        "raw": _raw(config, plan, extent, rows, runs),
+        "dlt": _dlt(config, plan, extent, rows, runs) if importlib.util.find_spec("dlt") else None,
+    }
+    packages = ("moodle-lakehouse", "pyspark", "connectorx", "pyarrow")
+    versions = {name.replace("-", "_"): version(name) for name in packages}
+    return {"rows": rows, "readers": readers, "versions": {**versions, "database": server}}
+
+
+def _first_rows(config: Config, rows: int) -> tuple[TablePlan, TableExtent, str]:
+    """How the log is read, the extent of its first rows, and the server's version."""
+    (plan,) = [p for p in ingest.inspect(config).plan.tables if p.table.name == TABLE]
+    key = quoted(plan.id_column or "id")
+    with source.connect(config.moodle) as cursor:
+        cursor.execute(f"SELECT {key} FROM {quoted(plan.source)} ORDER BY {key} LIMIT {rows - 1}, 1")
+        last = cursor.fetchone()
+        if last is None:
+            raise LakehouseError(
+                f"The log has only {source.count(cursor, plan, None):,} of {rows:,} rows",
+                where=f"{plan.source} of {config.moodle.endpoint}",
+                remedy="ask for fewer with --rows, or load a larger demo (moodle_demo_log_rows of the inventory)",
+            )
+        extent = source.extent(cursor, plan, f"{key} <= {int(last[0])}")
+        cursor.execute("SELECT VERSION()")
+        answer = cursor.fetchone()
+    assert answer is not None
+    return plan, extent, str(answer[0])
+
+
+def _measured(name: str, rows: int, runs: int, once: Callable[[], None]) -> dict[str, Any]:
+    seconds = []
+    for number in range(1, runs + 1):
+        started = time.monotonic()
+        once()
+        seconds.append(round(time.monotonic() - started, 2))
+        log.info("%s, run %d of %d: %.1f s", name, number, runs, seconds[-1])
+    return {"rows_per_second": round(rows / statistics.median(seconds)), "seconds": seconds}
+
+
+def _in_spark(config: Config, name: str, plan: TablePlan, extent: TableExtent, rows: int, runs: int) -> dict[str, Any]:
+    """Each reader has executors of its own, so that their memory is its own."""
+    spark = session.create(f"bench ingest {name}", config)
+    table = tables.bench(f"{TABLE}_{secrets.token_hex(4)}")
+    part = f"{quoted(plan.id_column or 'id')} <= {extent.high}"
+
+    def lakehouse() -> None:
+        table_copy.load(spark, config, plan, table, part)
+
+    def spark_jdbc() -> None:
+        ranges = table_copy.id_ranges(plan, extent, config.moodle.max_connections)
+        df = table_copy.read_jdbc(spark, config.moodle, plan, part, ranges, table_copy.FETCH_ROWS)
+        tables.replace(df, table, run_id="bench")
+
+    try:
+        with tables.bench_namespace(spark):
+            try:
+                found = _measured(name, rows, runs, lakehouse if name == "lakehouse" else spark_jdbc)
+                written = tables.row_count(spark, table)
+            finally:
+                spark.sql(f"DROP TABLE IF EXISTS {table} PURGE")
+        if written != rows:
+            raise LakehouseError(f"{written:,} rows arrived of {rows:,}", where=name)
+        return {**found, **_memory(spark, config.spark.cores_max)}
+    finally:
+        spark.stop()
+
+
+def _raw(config: Config, plan: TablePlan, extent: TableExtent, rows: int, runs: int) -> dict[str, Any] | None:
+    client = shutil.which("mariadb")
+    if client is None:
+        log.warning("raw: not measured, there is no program mariadb (Debian's package mariadb-client)")
+        return None
+    moodle, peak = config.moodle, 0
+    command = [client, "--quick", "-h", moodle.host, "-P", str(moodle.port), "-u", moodle.user, moodle.database, "-e"]
+    ranges = table_copy.id_ranges(plan, extent, moodle.max_connections) or [(extent.low or 0, extent.high or 0)]
+
+    def once() -> None:
+        nonlocal peak
+        clients = [
+            subprocess.Popen(
+                [*command, f"SELECT * FROM {quoted(plan.source)} WHERE {plan.id_column} BETWEEN {low} AND {high}"],
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, "MYSQL_PWD": moodle.password()},
+            )
+            for low, high in ranges
+        ]
+        ended = [os.wait4(one.pid, 0) for one in clients]
+        peak = max(peak, sum(usage.ru_maxrss * 1024 for _, _, usage in ended))
+        if any(status for _, status, _ in ended):
+            raise LakehouseError("a client failed", where="raw", remedy="see its message above")
+
+    return {**_measured("raw", rows, runs, once), "peak_memory_bytes": peak}
+
+
+def _dlt(config: Config, plan: TablePlan, extent: TableExtent, rows: int, runs: int) -> dict[str, Any]:
+    import dlt
+    from dlt.sources.sql_database import sql_table
+
+    moodle = config.moodle
+    user, password = quote(moodle.user, ""), quote(moodle.password(), "")
+    url = f"mysql+pymysql://{user}:{password}@{moodle.host}:{moodle.port}/{moodle.database}"
+
+    def once() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            target = dlt.destinations.filesystem(f"file://{folder}/out")
+            pipeline = dlt.pipeline("bench", destination=target, dataset_name="raw", pipelines_dir=f"{folder}/state")
+            data = sql_table(
+                url,
+                table=plan.source,
+                backend="connectorx",
+                backend_kwargs={"return_type": "arrow"},
+                query_adapter_callback=lambda query, table: query.where(table.c[plan.id_column] <= extent.high),
+            )
+            done = pipeline.run(data, loader_file_format="parquet", write_disposition="replace")
+            done.raise_on_failed_jobs()
+
+    return {**_measured("dlt", rows, runs, once), "peak_memory_bytes": _peak(os.getpid())}
+
+
+# Memory: the most that was resident, as the kernel noted for each process. Pages that processes share count for each.
+
+
+def _memory(spark: SparkSession, cores: int) -> dict[str, int]:
+    """Of the driver, of the largest executor, and of all; an executor is its JVM and its Python processes."""
+    jvm: Any = spark._jvm
+    driver = _peak(os.getpid()) + _peak(int(jvm.java.lang.ProcessHandle.current().pid()))
+    tasks = spark.sparkContext.parallelize(range(cores * 4), cores * 4).map(lambda _: _executor())
+    executors = dict(tasks.collect())
+    return {
+        "peak_memory_bytes": driver + sum(executors.values()),
+        "peak_executor_bytes": max(executors.values()),
+        "peak_driver_bytes": driver,
+    }
+
+
+def _executor() -> tuple[tuple[str, int], int]:
+    """On an executor: which one this is, and its peak. Waits a little, so that every executor gets such a task."""
+    time.sleep(0.3)
+    daemon = os.getppid()
+    parents = {int(p.name): _status(int(p.name), "PPid") for p in Path("/proc").iterdir() if p.name.isdigit()}
+    machine = parents[daemon]
+    family = [machine, daemon, *[pid for pid, parent in parents.items() if parent == daemon]]
+    return (socket.gethostname(), machine), sum(_peak(pid) for pid in family)
+
+
+def _peak(pid: int) -> int:
+    """The most bytes that a process has had in memory; 0 when it is gone."""
+    return _status(pid, "VmHWM") * 1024
+
+
+def _status(pid: int, name: str) -> int:
+    with contextlib.suppress(OSError):
+        found = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        return int(found[1]) if found else 0
+    return 0

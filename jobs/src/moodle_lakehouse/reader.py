@@ -1,0 +1,198 @@
+"""Large tables from the source straight to Parquet files: twice as fast as rows that pass through Spark's JVM.
+
+Executors' Python reads a range of ids as Arrow (ConnectorX, MySQL's binary protocol) in pieces of so many rows, each of
+which becomes a row group of a file on the object store. The driver commits the files (tables.replace_with_files).
+
+ConnectorX takes no certificate authority and checks no certificate, so it is for sources that are read in plain text.
+What it would get wrong is not left to it: decimals are read as text, dates are text already (catalogue.lake_type), and
+so is JSON, which it would write anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from pyspark.sql import SparkSession
+
+from moodle_lakehouse import tables
+from moodle_lakehouse.catalogue import ReadColumn, TablePlan, quoted
+from moodle_lakehouse.config import MoodleConfig
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow import fs
+
+FILE_ROWS = 5_000_000  # a file ends after about so many: some 60 MB of Moodle's log
+LEAST_ROWS = 10_000  # of a piece: each is a query of its own, which must be worth its connection
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What an executor needs to copy ranges. columns: name, type as Spark writes it, Iceberg's field id."""
+
+    url: str
+    password: str
+    plan: TablePlan
+    condition: str | None
+    rows: int
+    columns: tuple[tuple[str, str, int], ...]
+    storage: Mapping[str, str]
+
+
+def serves(moodle: MoodleConfig, plan: TablePlan, ranges: Sequence[tuple[int, int]], rows: int) -> bool:
+    """Whether this reader is the one to take: plain text, a large table with a sure id, and many rows to a piece."""
+    return moodle.tls == "disabled" and bool(ranges) and plan.key == (plan.id_column,) and rows >= LEAST_ROWS
+
+
+def replace(
+    spark: SparkSession,
+    moodle: MoodleConfig,
+    plan: TablePlan,
+    table: str,
+    ranges: Sequence[tuple[int, int]],
+    *,
+    condition: str | None,
+    rows: int,
+    run_id: str,
+    summary: Mapping[str, str],
+) -> None:
+    """Write the table anew in one commit from the ranges of ids; rows: most rows of a piece.
+
+    Each range is one task with one connection.
+    """
+    url = (
+        f"mysql://{quote(moodle.user, '')}:{quote(moodle.password(), '')}@{moodle.host}:{moodle.port}/{moodle.database}"
+    )
+
+    def write(target: tables.Files) -> list[str]:
+        columns = tuple((c.name, c.spark_type, target.field_ids[c.name]) for c in plan.columns)
+        work = _Work(url, moodle.password(), _readable(plan), condition, rows, columns, target.storage)
+        name = secrets.token_hex(8)
+        tasks = [(low, high, target.location(f"{name}-{i}")) for i, (low, high) in enumerate(ranges)]
+        done = spark.sparkContext.parallelize(tasks, len(tasks)).map(lambda task: _copy_range(work, *task)).collect()
+        return [path for paths in done for path in paths]
+
+    tables.replace_with_files(spark, table, plan.schema(), write, run_id=run_id, summary=summary)
+
+
+def _readable(plan: TablePlan) -> TablePlan:
+    """The plan with the casts that make ConnectorX exact."""
+
+    def readable(column: ReadColumn) -> ReadColumn:
+        computed = column.sql != quoted(column.name) and not column.sql.startswith("CAST(")
+        if column.spark_type.startswith("DECIMAL") or (column.spark_type == "STRING" and computed):
+            return dataclasses.replace(column, sql=f"CAST({column.sql} AS CHAR)")
+        return column
+
+    return dataclasses.replace(plan, columns=tuple(readable(c) for c in plan.columns))
+
+
+# On the executors
+
+
+def _copy_range(work: _Work, low: int, high: int, stem: str) -> list[str]:
+    """Copy the rows from low to high, both included; returns the paths of the files."""
+    stem = f"{stem}-{secrets.token_hex(4)}"  # a task that is tried again leaves the files of the first attempt alone
+    paths: list[str] = []
+    pieces = _pieces(work, low, high)
+    piece = next(pieces, None)
+    while piece is not None:
+        paths.append(f"{stem}-{len(paths)}.parquet")
+        written = 0
+        with _parquet(work, paths[-1], piece.schema) as writer:
+            while piece is not None and written < FILE_ROWS:
+                writer.write_table(piece, row_group_size=max(1, piece.num_rows))
+                written += piece.num_rows
+                piece = next(pieces, None)
+    return paths
+
+
+def _pieces(work: _Work, low: int, high: int) -> Iterator[pa.Table]:
+    """The rows in order of their id, at most work.rows at a time: gaps between ids make no difference."""
+    schema, key = _schema(work.columns), work.plan.key[0]
+    name, first = quoted(key), f">= {low}"
+    while True:
+        condition = f"{name} {first} AND {name} <= {high}" + (f" AND {work.condition}" if work.condition else "")
+        piece = _query(work, f"{work.plan.select(condition)} ORDER BY {name} LIMIT {work.rows}")
+        if piece.num_rows:
+            last = piece.column(key)[-1].as_py()
+            yield piece.cast(schema)
+            first = f"> {last}"
+        if piece.num_rows < work.rows:
+            return
+
+
+def _query(work: _Work, sql: str) -> pa.Table:
+    import connectorx
+
+    try:
+        return connectorx.read_sql(work.url, sql, return_type="arrow")
+    except BaseException as error:  # its panics are no Exception
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        text = str(error).replace(work.url, "").replace(work.password, "***")
+        raise RuntimeError(f"reading {work.plan.source} failed: {text}") from None
+
+
+def _schema(columns: Sequence[tuple[str, str, int]]) -> pa.Schema:
+    """Arrow's schema of Spark's types, with the ids by which Iceberg knows a file's columns."""
+    import pyarrow as pa
+
+    simple = {
+        "INT": pa.int32(),
+        "BIGINT": pa.int64(),
+        "FLOAT": pa.float32(),
+        "DOUBLE": pa.float64(),
+        "STRING": pa.string(),
+        "BINARY": pa.binary(),
+    }
+
+    def arrow(kind: str) -> pa.DataType:
+        if kind in simple:
+            return simple[kind]
+        precision, scale = kind.removeprefix("DECIMAL(").removesuffix(")").split(",")
+        return pa.decimal128(int(precision), int(scale))
+
+    return pa.schema(
+        [pa.field(name, arrow(kind), metadata={"PARQUET:field_id": str(number)}) for name, kind, number in columns]
+    )
+
+
+@contextlib.contextmanager
+def _parquet(work: _Work, path: str, schema: pa.Schema) -> Iterator[Any]:
+    from pyarrow import parquet
+
+    storage, inside = _storage(path, work.storage)
+    with (
+        storage.open_output_stream(inside) as stream,
+        parquet.ParquetWriter(stream, schema, compression="zstd", store_decimal_as_integer=True) as writer,
+    ):
+        yield writer
+
+
+def _storage(path: str, properties: Mapping[str, str]) -> tuple[fs.FileSystem, str]:
+    """Where a path lies, and the path in there. properties: Iceberg's names of S3's settings, as the catalog gave them."""
+    from pyarrow import fs
+
+    url = urlsplit(path)
+    if url.scheme in ("", "file"):
+        os.makedirs(os.path.dirname(url.path), exist_ok=True)
+        return fs.LocalFileSystem(), url.path
+    endpoint = urlsplit(properties.get("s3.endpoint", ""))
+    options: dict[str, Any] = {
+        "region": properties.get("client.region"),
+        "endpoint_override": endpoint.netloc,
+        "scheme": endpoint.scheme,
+        "access_key": properties.get("s3.access-key-id"),
+        "secret_key": properties.get("s3.secret-access-key"),
+        "session_token": properties.get("s3.session-token"),
+        "tls_ca_file_path": os.environ.get("SSL_CERT_FILE"),
+    }
+    return fs.S3FileSystem(**{k: v for k, v in options.items() if v}), url.netloc + url.path
