@@ -11,14 +11,20 @@ from typing import Any
 import pytest
 from conftest import load_dump
 from mariadb import Server
-from moodle_lakehouse import catalogue, config, ingest, source, table_copy, tables
+from moodle_lakehouse import catalogue, config, ingest, reader, source, table_copy, tables
 from moodle_lakehouse.errors import LakehouseError, SourceError
 from moodle_lakehouse.source import TableExtent
 from pyspark.sql import SparkSession
 from small_moodle import fill, insert, raw
 
 
-def test_types_are_exact(lake: SparkSession, database: Server, moodle: config.Config) -> None:
+@pytest.mark.parametrize("range_rows", [table_copy.RANGE_ROWS, 1], ids=["small, by JDBC", "large, by files"])
+def test_types_are_exact(
+    lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch, range_rows: int
+) -> None:
+    monkeypatch.setattr(table_copy, "RANGE_ROWS", range_rows)
+    by_files, copy = [], reader.replace
+    monkeypatch.setattr(reader, "replace", lambda *args, **kw: (by_files.append(args[3]), copy(*args, **kw)))
     text = 'Zoë\'s "quote" \\ back\nline\x00nul 🎓 end'
     moodle = dataclasses.replace(moodle, moodle=dataclasses.replace(moodle.moodle, extra_tables=["local_types"]))
     fill(
@@ -26,10 +32,10 @@ def test_types_are_exact(lake: SparkSession, database: Server, moodle: config.Co
         moodle,
         "CREATE TABLE `{p}local_types` (`id` bigint(10) PRIMARY KEY, `flag` tinyint(1), `small` smallint, `medium` mediumint,"
         " `i` int, `iu` int unsigned, `b` bigint, `bu` bigint unsigned, `d` decimal(10,5), `big` decimal(38,10), `f` double,"
-        " `y` year) DEFAULT CHARSET=utf8mb4",
+        " `y` year, `r` float, `j` json, `t` datetime) DEFAULT CHARSET=utf8mb4",
         "INSERT INTO `{p}local_types` VALUES (1, 4, -32768, -8388608, -2147483648, 4294967295, -9223372036854775808,"
-        " 18446744073709551615, 12345.67890, 1234567890123456789012345678.0123456789, 0.1, 2024),"
-        " (2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)",
+        " 18446744073709551615, 12345.67890, 1234567890123456789012345678.0123456789, 0.1, 2024, 0.1234567,"
+        " '{\"b\": 1,  \"a\": 2}', '0000-00-00 00:00:00'), (2" + ", NULL" * 14 + ")",
         "CREATE TABLE `{p}page` (`id` bigint(10) PRIMARY KEY, `name` longtext, `content` longblob) DEFAULT CHARSET=utf8mb4",
     )
     insert(
@@ -39,11 +45,13 @@ def test_types_are_exact(lake: SparkSession, database: Server, moodle: config.Co
     )
     kept = dataclasses.replace(moodle, privacy=dataclasses.replace(moodle.privacy, mode="keep"))
     ingest.run(lake, kept)
+    assert sorted(by_files) == ([tables.raw("local_types"), tables.raw("page")] if range_rows == 1 else [])
     types = raw(lake, "local_types")
     assert types[0] == {
         "id": 1, "flag": 4, "small": -32768, "medium": -8388608, "i": -2147483648, "iu": 4294967295,
         "b": -9223372036854775808, "bu": Decimal("18446744073709551615"), "d": Decimal("12345.67890"),
         "big": Decimal("1234567890123456789012345678.0123456789"), "f": 0.1, "y": 2024,
+        "r": 0.12345670163631439, "j": '{"b": 1,  "a": 2}', "t": "0000-00-00 00:00:00",
     }  # fmt: skip
     assert set(types[1].values()) == {2, None}
     assert raw(lake, "page") == [

@@ -45,6 +45,7 @@ class MoodleConfig:
     prefix: str
     url: str
     max_connections: int = field(default=4, metadata={"minimum": 1})
+    max_rows_per_second: int | None = field(default=None, metadata={"minimum": 1000})
     tls: str = field(default="disabled", metadata=_choice("disabled", "verify-ca", "verify-full"))
     tls_ca: str | None = None  # certificates in PEM; null: the authorities that the system trusts
     extra_tables: list[str] = field(default_factory=list)
@@ -52,6 +53,11 @@ class MoodleConfig:
 
     def password(self) -> str:
         return read_secret(self.password_file, "the password of Moodle's database user")
+
+    @property
+    def rows_per_second(self) -> float | None:
+        """The share of max_rows_per_second that each connection has; None: there is no limit."""
+        return None if self.max_rows_per_second is None else self.max_rows_per_second / self.max_connections
 
     @property
     def endpoint(self) -> str:

@@ -14,7 +14,8 @@ import contextlib
 import dataclasses
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -30,12 +31,15 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 FILE_ROWS = 5_000_000  # a file ends after about so many: some 60 MB of Moodle's log
+SLOW_SECONDS = 5  # of reading in a piece, where a limit of rows a second is set
 LEAST_ROWS = 10_000  # of a piece: each is a query of its own, which must be worth its connection
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What an executor needs to copy ranges. columns: name, type as Spark writes it, Iceberg's field id."""
+    """What an executor needs to copy ranges. columns: name, type as Spark writes it, Iceberg's field id; rate: rows a
+    second, None: as fast as can be.
+    """
 
     url: str
     password: str
@@ -44,6 +48,7 @@ class _Work:
     rows: int
     columns: tuple[tuple[str, str, int], ...]
     storage: Mapping[str, str]
+    rate: float | None
 
 
 def serves(moodle: MoodleConfig, plan: TablePlan, ranges: Sequence[tuple[int, int]], rows: int) -> bool:
@@ -71,9 +76,12 @@ def replace(
         f"mysql://{quote(moodle.user, '')}:{quote(moodle.password(), '')}@{moodle.host}:{moodle.port}/{moodle.database}"
     )
 
+    rate = moodle.rows_per_second
+    rows = rows if rate is None else min(rows, max(1, int(rate * SLOW_SECONDS)))
+
     def write(target: tables.Files) -> list[str]:
         columns = tuple((c.name, c.spark_type, target.field_ids[c.name]) for c in plan.columns)
-        work = _Work(url, moodle.password(), _readable(plan), condition, rows, columns, target.storage)
+        work = _Work(url, moodle.password(), _readable(plan), condition, rows, columns, target.storage, rate)
         name = secrets.token_hex(8)
         tasks = [(low, high, target.location(f"{name}-{i}")) for i, (low, high) in enumerate(ranges)]
         done = spark.sparkContext.parallelize(tasks, len(tasks)).map(lambda task: _copy_range(work, *task)).collect()
@@ -120,13 +128,34 @@ def _pieces(work: _Work, low: int, high: int) -> Iterator[pa.Table]:
     name, first = quoted(key), f">= {low}"
     while True:
         condition = f"{name} {first} AND {name} <= {high}" + (f" AND {work.condition}" if work.condition else "")
+        started = time.monotonic()
         piece = _query(work, f"{work.plan.select(condition)} ORDER BY {name} LIMIT {work.rows}")
+        wait(started, piece.num_rows, work.rate)
         if piece.num_rows:
             last = piece.column(key)[-1].as_py()
             yield piece.cast(schema)
             first = f"> {last}"
         if piece.num_rows < work.rows:
             return
+
+
+def slowly(rate: float) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """For DataFrame.mapInArrow: rows as they come, but not more than so many a second in each task."""
+
+    def pass_on(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        started = time.monotonic()
+        for batch in batches:
+            yield batch
+            wait(started, batch.num_rows, rate)
+            started = time.monotonic()
+
+    return pass_on
+
+
+def wait(started: float, rows: int, rate: float | None) -> None:
+    """Until so many rows may have been read since then."""
+    if rate is not None:
+        time.sleep(max(0.0, started + rows / rate - time.monotonic()))
 
 
 def _query(work: _Work, sql: str) -> pa.Table:

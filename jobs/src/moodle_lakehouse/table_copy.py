@@ -39,6 +39,7 @@ from moodle_lakehouse.watermark import Mark
 log = logging.getLogger(__name__)
 
 RANGE_ROWS = 250_000  # a table with more rows is read in ranges of about this size
+PIECE_ROWS = 250_000  # of one query of the reader by files
 FETCH_ROWS = 10_000  # rows per round trip; without it the driver would hold a whole range in memory
 # What a task may hold of the source at once, by the longest row there is; a row without long columns counts as ROW_BYTES.
 HELD_BYTES, ROW_BYTES = 64 * 1024 * 1024, 256
@@ -332,7 +333,7 @@ class _TableCopy:
             self.table,
             ranges,
             condition=look.part,
-            rows=min(RANGE_ROWS, look.held),
+            rows=min(PIECE_ROWS, look.held),
             run_id=mark.run_id,
             summary=mark.summary(),
         )
@@ -512,11 +513,14 @@ def read_jdbc(
         "customSchema": plan.schema(),
     }
     url, table = source.jdbc_url(moodle), f"({plan.select(condition)}) t"
-    if not ranges:
-        return spark.read.jdbc(url, table, properties=properties)
-    key = quoted(plan.id_column or "")
-    predicates = [f"{key} BETWEEN {low} AND {high}" for low, high in ranges]
-    return spark.read.jdbc(url, table, predicates=predicates, properties=properties)
+    if ranges:
+        key = quoted(plan.id_column or "")
+        predicates = [f"{key} BETWEEN {low} AND {high}" for low, high in ranges]
+        df = spark.read.jdbc(url, table, predicates=predicates, properties=properties)
+    else:
+        df = spark.read.jdbc(url, table, properties=properties)
+    rate = moodle.rows_per_second
+    return df if rate is None else df.mapInArrow(reader.slowly(rate), df.schema)
 
 
 def id_ranges(plan: TablePlan, extent: TableExtent, most: int) -> list[tuple[int, int]]:
