@@ -584,7 +584,7 @@ class Period:
 
 def period(since: str, until: str | None) -> Period:
     """The checked period of two dates; none for the end is now."""
-    now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+    now = dt.datetime.now(dt.UTC)  # to the microsecond: what an ingest has just seen belongs to the period
     first = asof.parse(since, where="--from")
     last = asof.parse(until, where="--to") if until is not None else now
     for option, moment in (("--from", first), ("--to", last)):
