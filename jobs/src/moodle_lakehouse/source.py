@@ -96,6 +96,9 @@ def reserved(moodle: MoodleConfig, lake: str) -> Iterator[None]:
     except pymysql.err.MySQLError as error:
         raise _told(error, moodle) from None
     finally:
+        # The server notices a closed connection only a moment later.
+        with contextlib.suppress(pymysql.err.MySQLError), connection.cursor() as cursor:
+            cursor.execute("DO RELEASE_LOCK(%s)", (name,))
         with contextlib.suppress(pymysql.err.MySQLError):
             connection.close()
 
