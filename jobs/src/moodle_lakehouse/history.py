@@ -115,15 +115,9 @@ def run(spark: SparkSession, *, refresh: bool = True) -> int:
 
 def read_mark(spark: SparkSession) -> Mark | None:
     """How far the mart has come; None when there is none."""
-    loaded = tables.load(spark, tables.RESOURCE_HISTORY)
-    snapshot = None if loaded is None else loaded.currentSnapshot()
-    while snapshot is not None:
-        text = snapshot.summary().get(PROPERTY)
-        if text is not None:
-            return Mark(**json.loads(text))
-        parent = snapshot.parentId()  # a commit of maintenance has no mark
-        snapshot = None if parent is None else loaded.snapshot(parent)
-    return None
+    notes = (one.summary().get(PROPERTY) for one in tables.ancestors(tables.load(spark, tables.RESOURCE_HISTORY)))
+    text = next((note for note in notes if note is not None), None)  # a commit of maintenance has none
+    return None if text is None else Mark(**json.loads(text))
 
 
 # Which snapshots there are
@@ -467,8 +461,9 @@ def _logged(events: DataFrame, told: DataFrame, begins: int) -> DataFrame:
     """What only the log tells: all before the first ingest, and resources that came and went between two."""
     named = (F.col("kind") == "updated") & (F.col("name") != F.col("name_before"))
     change = F.when(F.coalesce(named, F.lit(False)), "renamed").when(F.col("kind") == "updated", "edited")
+    # The log knows seconds: an edit in the second in which the first ingest ended may be one that the next one shows.
     return (
-        events.where((F.col("kind") != "updated") | (F.timestamp_seconds("timecreated") < _moment(begins)))
+        events.where((F.col("kind") != "updated") | (F.col("timecreated") < begins // 1000))
         .withColumn("change", change.otherwise(F.col("kind")))
         .join(told.distinct(), how="left_anti", on=["cmid", "change"])
         .select(
