@@ -20,7 +20,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -507,18 +507,20 @@ def read_jdbc(
     fetch: int,
 ) -> DataFrame:
     """The rows that fulfil a condition, by Spark's JDBC: in one part, or one for each range of ids."""
-    properties = {
-        **source.jdbc_properties(moodle),
-        "fetchsize": str(fetch),
-        "customSchema": plan.schema(),
-    }
-    url, table = source.jdbc_url(moodle), f"({plan.select(condition)}) t"
-    if ranges:
-        key = quoted(plan.id_column or "")
-        predicates = [f"{key} BETWEEN {low} AND {high}" for low, high in ranges]
-        df = spark.read.jdbc(url, table, predicates=predicates, properties=properties)
-    else:
-        df = spark.read.jdbc(url, table, properties=properties)
+    key = quoted(plan.id_column or "")
+    parts = [f"{key} BETWEEN {low} AND {high}" for low, high in ranges]
+    return query_jdbc(spark, moodle, plan.select(condition), plan.schema(), parts, fetch)
+
+
+def query_jdbc(
+    spark: SparkSession, moodle: MoodleConfig, query: str, schema: str, parts: Sequence[str], fetch: int
+) -> DataFrame:
+    """What a query of the source gives, by Spark's JDBC, no faster than moodle.max_rows_per_second.
+
+    schema: its columns in Spark's words; parts: conditions, each read by a task of its own; none: all at once.
+    """
+    properties = {**source.jdbc_properties(moodle), "fetchsize": str(fetch), "customSchema": schema}
+    df = spark.read.jdbc(source.jdbc_url(moodle), f"({query}) t", predicates=list(parts) or None, properties=properties)
     rate = moodle.rows_per_second
     return df if rate is None else df.mapInArrow(reader.slowly(rate), df.schema)
 

@@ -148,10 +148,8 @@ def replace_with_files(
     schema: the columns in Spark's words. The files are committed by Iceberg's own API, which reads their footers.
     """
     jvm: Any = spark._jvm
-    session: Any = spark._jsparkSession
     iceberg = jvm.org.apache.iceberg
-    catalog = session.sessionState().catalogManager().catalog(CATALOG).icebergCatalog()
-    identifier = iceberg.catalog.TableIdentifier.parse(table.removeprefix(f"{CATALOG}."))
+    catalog, identifier = _found_by(spark, table)
     columns = iceberg.spark.SparkSchemaUtil.convert(jvm.org.apache.spark.sql.types.StructType.fromDDL(schema))
     builder = catalog.buildTable(identifier, columns).withProperties(TABLE_PROPERTIES)
     transaction = builder.createOrReplaceTransaction()
@@ -258,11 +256,16 @@ def load(spark: SparkSession, table: str) -> Any:
     The catalog is asked first: where a table does not exist that is named like one of Iceberg's metadata tables, as
     Moodle's `files` is, a REST catalog that loads it fails.
     """
-    jvm: Any = spark._jvm
-    name, *parts = table.split(".")
-    catalog = jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergCatalog(spark._jsparkSession, name)
-    identifier = jvm.org.apache.iceberg.catalog.TableIdentifier.parse(".".join(parts))
+    catalog, identifier = _found_by(spark, table)
     return catalog.loadTable(identifier) if catalog.tableExists(identifier) else None
+
+
+def _found_by(spark: SparkSession, table: str) -> tuple[Any, Any]:
+    """Iceberg's own catalog of a table, and what the table is called there."""
+    jvm: Any = spark._jvm
+    name, inside = table.split(".", 1)
+    catalog = jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergCatalog(spark._jsparkSession, name)
+    return catalog, jvm.org.apache.iceberg.catalog.TableIdentifier.parse(inside)
 
 
 def snapshot_id(loaded: Any) -> int | None:
@@ -272,8 +275,8 @@ def snapshot_id(loaded: Any) -> int | None:
 
 
 def ancestors(loaded: Any) -> Iterator[Any]:
-    """The snapshots of a loaded table from the current one back to the oldest that has not expired."""
-    snapshot = loaded.currentSnapshot()
+    """The snapshots of a loaded table from the current one back to the oldest that has not expired; none of None."""
+    snapshot = None if loaded is None else loaded.currentSnapshot()
     while snapshot is not None:
         yield snapshot
         parent = snapshot.parentId()
@@ -283,7 +286,7 @@ def ancestors(loaded: Any) -> Iterator[Any]:
 def newest_rows(loaded: Any) -> Any:
     """The snapshot that last changed a loaded table's rows; maintenance's own snapshots only move them to other files."""
     found = None
-    for snapshot in () if loaded is None else ancestors(loaded):
+    for snapshot in ancestors(loaded):
         found = snapshot
         if snapshot.operation() != "replace":
             break

@@ -26,7 +26,7 @@ from moodle_lakehouse.config import Config
 from moodle_lakehouse.errors import ConfigError, LakehouseError
 from moodle_lakehouse.ingest import Source
 from moodle_lakehouse.row_checksum import Sum
-from moodle_lakehouse.table_copy import FETCH_ROWS, Gate
+from moodle_lakehouse.table_copy import FETCH_ROWS, Gate, query_jdbc
 
 RANGES = 256  # of a table whose checksums are compared first
 RANGE_IDS = 1_000  # but no range is narrower than this
@@ -276,15 +276,9 @@ class _TableCheck:
         """Grain: an id, under the conditions, of source or lake. Columns id, kind (null: equal), copies in the lake."""
         key = quoted(self.key or "")
         row_hash = row_checksum.sql_hash(self.plan)
-        there = self.spark.read.jdbc(
-            source.jdbc_url(self.config.moodle),
-            f"(SELECT {key}, {row_hash} AS h FROM {quoted(self.plan.source)}) t",
-            predicates=conditions,
-            properties={
-                **source.jdbc_properties(self.config.moodle),
-                "fetchsize": str(FETCH_ROWS),
-                "customSchema": f"{key} BIGINT, h STRING",
-            },
+        query = f"SELECT {key}, {row_hash} AS h FROM {quoted(self.plan.source)}"
+        there = query_jdbc(
+            self.spark, self.config.moodle, query, f"{key} BIGINT, h STRING", conditions, FETCH_ROWS
         ).withColumnRenamed(self.key or "", "id")
         here = self._hashed(self.lake.where(" OR ".join(conditions)), F.col(key).cast("bigint").alias("id"))
         here = here.groupBy("id").agg(F.count("*").alias("copies"), F.min("h").alias("lake"))
