@@ -7,6 +7,7 @@ from typing import Any
 
 import pymysql
 from mariadb import Server
+from moodle_demo import schema
 from moodle_lakehouse import config, ingest, tables
 from moodle_lakehouse.catalogue import TablePlan
 from pyspark.sql import DataFrame, SparkSession
@@ -61,3 +62,13 @@ def lake_rows(df: DataFrame, plan: TablePlan) -> Counter[tuple[Any, ...]]:
 def snapshots(lake: SparkSession, name: str) -> list[int]:
     """The ids of a raw table's snapshots in order of time."""
     return [row["snapshot_id"] for row in lake.table(tables.raw(name) + ".snapshots").orderBy("committed_at").collect()]
+
+
+def put(database: Server, table: str, *rows: dict[str, Any]) -> None:
+    """Insert rows of which only some columns are told; the others get what Moodle's schema says, or nothing."""
+    known = schema.tables()[table].columns if table in schema.tables() else ()
+    needed = {c.name: "" if c.is_text else 0 for c in known if not c.nullable and c.default is None and c.name != "id"}
+    for row in rows:
+        filled = needed | row
+        names, places = ", ".join(f"`{name}`" for name in filled), ", ".join(["%s"] * len(filled))
+        insert(database, f"INSERT INTO mdl_{table} ({names}) VALUES ({places})", [tuple(filled.values())])

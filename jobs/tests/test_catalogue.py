@@ -50,6 +50,7 @@ def test_catalogue_holds_moodles_tables_and_keeps_nothing_personal() -> None:
         ({"text": {"keep": ["x"], "drop": ["x"]}}, "a: column x has two policies"),
         ({"text": {"hide": ["x"]}}, "a: unknown policy text.hide"),
         ({"text": {"reduce": {"x": "half"}}}, r"a: text.reduce.x: use json or profile_fields"),
+        ({"person": {"x": "drop"}}, "a: person.x: use row, clear or one column and its value"),
     ],
 )
 def test_wrong_catalogue_is_refused(change: dict[str, Any], expected: str) -> None:

@@ -22,6 +22,7 @@ VERBS = [
     "bench",
     "cluster",
     "curate",
+    "erase-user",
     "evaluate",
     "features",
     "history",

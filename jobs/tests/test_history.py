@@ -18,7 +18,7 @@ from moodle_demo import schema
 from moodle_lakehouse import cli, config, curate, history, ingest, session, tables
 from moodle_lakehouse.errors import LakehouseError
 from pyspark.sql import SparkSession
-from small_moodle import insert
+from small_moodle import put
 
 MADE = (
     "course", "user", "logstore_standard_log", "course_modules", "course_sections", "modules", "page", "quiz", "resource",
@@ -68,18 +68,7 @@ class Site:
         )
 
     def put(self, table: str, *rows: dict[str, Any]) -> None:
-        for row in rows:
-            filled = {
-                c.name: "" if c.is_text else 0
-                for c in (schema.tables()[table].columns if table in schema.tables() else ())
-                if not c.nullable and c.default is None and c.name != "id"
-            } | row
-            names = ", ".join(f"`{name}`" for name in filled)
-            insert(
-                self.database,
-                f"INSERT INTO mdl_{table} ({names}) VALUES ({', '.join(['%s'] * len(filled))})",
-                [tuple(filled.values())],
-            )
+        put(self.database, table, *rows)
 
     def add(self, cmid: int, kind: str, name: str, *, course: int = ALGEBRA, section: int = 21, **columns: Any) -> None:
         module = next(i for i, n in MODULES.items() if n == kind)

@@ -21,7 +21,14 @@ from moodle_lakehouse.errors import LakehouseError, bullet_list
 STRATEGIES = ("append", "merge", "snapshot", "history")
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _LONG = ("text", "mediumtext", "longtext", "json", "blob", "mediumblob", "longblob")
-_KEYS = {"key", "cursor", "strategy", "since", "partition", "text", "drop", "full_every"}
+_KEYS = {"key", "cursor", "strategy", "since", "partition", "text", "drop", "full_every", "person"}
+# Numbers that by their name are the id of a user, as Moodle's tables and plugins call them.
+_PERSON = re.compile(
+    r"(\w*user_?(id)?(_?(from|to))?|(from|to)_?user_?(id)?|\w*user_?(modified|created)|(modifier|grader)(id)?"
+    r"|\w*(author|owner|creator|teacher|student|reviewer|assessor|sender|recipient)_?id"
+    r"|\w*(over|override|created|updated|modified|edited|graded|marked|reviewed|approved|assigned|submitted|locked|deleted)_?by"
+    r"|privatereplyto|allocatedmarker)\Z"
+)
 FULL_EVERY_HOURS = 20  # a table of strategy merge that is read every night is compared whole every night
 
 
@@ -40,6 +47,30 @@ class ProfileFieldReduction:
 
 
 @dataclass(frozen=True)
+class PersonColumn:
+    """A column that holds ids of users, and what erase-user does with a row that names an erased one there.
+
+    clears: the row is about something or somebody else and only loses the id; otherwise the row is about the person and
+    goes. only: a column and its value without which the number is no user's id. told: a text in which ids are told as
+    "userid 7", which then loses them.
+    """
+
+    name: str
+    clears: bool = False
+    only: tuple[str, str | int] | None = None
+    told: bool = False
+
+    def condition(self, values: Iterable[str]) -> str:
+        """The SQL that is true for rows that name one of the values (SQL literals) here; the same in MySQL and Spark."""
+        named = f"{quoted(self.name)} IN ({', '.join(values)})"
+        if self.only is None:
+            return named
+        column, value = self.only
+        literal = str(value) if isinstance(value, int) else f"'{value}'"
+        return f"({quoted(column)} = {literal} AND {named})"
+
+
+@dataclass(frozen=True)
 class MoodleTable:
     """What is known about one table."""
 
@@ -55,6 +86,7 @@ class MoodleTable:
     reduce: dict[str, JsonReduction | ProfileFieldReduction] = field(default_factory=dict)
     full_every: float = FULL_EVERY_HOURS
     known: bool = True  # False: unlisted text columns are the rule, not news
+    person: tuple[PersonColumn, ...] = ()
 
     @property
     def keeps_purged(self) -> bool:
@@ -95,6 +127,7 @@ class ReadColumn:
     sql: str
     spark_type: str
     long: bool = False
+    policy: str = ""  # the SQL of the privacy policy alone, where sql leaves out erased people as well
 
     @property
     def is_number(self) -> bool:
@@ -112,6 +145,8 @@ class TablePlan:
     reduced: tuple[str, ...]  # hashed ones, too
     notes: tuple[str, ...]
     key: tuple[str, ...] = ()  # the catalogue's key where the site's primary key is the same, else nothing
+    person: tuple[PersonColumn, ...] = ()  # of the source's columns
+    readable: str | None = None  # the condition for the rows that may be read at all; None: all
 
     @property
     def cursor(self) -> str | None:
@@ -136,8 +171,12 @@ class TablePlan:
         expressions = ", ".join(
             c.sql if c.sql == quoted(c.name) else f"{c.sql} AS {quoted(c.name)}" for c in self.columns
         )
-        where = f" WHERE {condition}" if condition else ""
-        return f"SELECT {expressions} FROM {quoted(self.source)}{where}"
+        return f"SELECT {expressions} FROM {quoted(self.source)}{self.where(condition)}"
+
+    def where(self, condition: str | None = None) -> str:
+        """The WHERE clause for the rows that may be read and fulfil a condition; nothing for all."""
+        both = " AND ".join(c for c in (self.readable, condition) if c)
+        return f" WHERE {both}" if both else ""
 
     def schema(self) -> str:
         """The columns' types in Spark's words."""
@@ -208,6 +247,14 @@ def _table(name: str, entry: Any, faults: list[str], *, known: bool = True) -> M
         else:
             fault(f"text.reduce.{column}: use json or profile_fields")
     hashed = list(text.get("hash") or [])
+    person = []
+    for column, rule in (entry.get("person") or {}).items():
+        if rule in ("row", "clear"):
+            person.append(PersonColumn(column, clears=rule == "clear"))
+        elif isinstance(rule, dict) and len(rule) == 1:
+            person.append(PersonColumn(column, only=next(iter(rule.items()))))
+        else:
+            fault(f"person.{column}: use row, clear or one column and its value")
     named = [*keep, *hashed, *drop, *reductions]
     for column in sorted({c for c in named if named.count(c) > 1}):
         fault(f"column {column} has two policies")
@@ -224,6 +271,26 @@ def _table(name: str, entry: Any, faults: list[str], *, known: bool = True) -> M
         reduce=reductions,
         full_every=full_every,
         known=known,
+        person=tuple(person),
+    )
+
+
+def names_person(column: str) -> bool:
+    """Whether a number of this name is the id of a user."""
+    return _PERSON.match(column) is not None
+
+
+def person_columns(rules: Iterable[PersonColumn], columns: Sequence[str]) -> tuple[PersonColumn, ...]:
+    """How a table's columns name people: by the catalogue's rules, and by their names where it has none."""
+    known = [rule for rule in rules if rule.name in columns and (rule.only is None or rule.only[0] in columns)]
+    named = {rule.name for rule in known}
+    return (
+        *known,
+        *[
+            PersonColumn(c, clears=c not in ("userid", "user_id"))
+            for c in columns
+            if names_person(c) and c not in named
+        ],
     )
 
 
@@ -333,8 +400,16 @@ def _plan_table(table: MoodleTable, prefix: str, columns: Sequence[SourceColumn]
     notes.extend(f"the key column {k} is missing" for k in table.key if k not in present and table.known)
     primary = {column.name for column in columns if column.primary}
     sure = set(table.key) == primary <= {column.name for column in read}
+    numbers = [column.name for column in columns if lake_type(column)[1] in ("INT", "BIGINT", "DECIMAL(20,0)")]
     return TablePlan(
-        table, prefix + table.name, tuple(read), tuple(dropped), tuple(reduced), tuple(notes), table.key if sure else ()
+        table,
+        prefix + table.name,
+        tuple(read),
+        tuple(dropped),
+        tuple(reduced),
+        tuple(notes),
+        table.key if sure else (),
+        person_columns(table.person, [*numbers, *[c.only[0] for c in table.person if c.only and c.only[0] in present]]),
     )
 
 

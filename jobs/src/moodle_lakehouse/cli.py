@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
+    from moodle_lakehouse.erase import Erasure
     from moodle_lakehouse.ingest import IngestResult
     from moodle_lakehouse.maintain import TableResult as MaintainResult
     from moodle_lakehouse.verify import VerifyResult
@@ -248,6 +249,29 @@ def history(course: str, since: str, until: str | None, output: str) -> None:
         click.echo(json.dumps(document, default=lambda moment: moment.isoformat()))
     else:
         _print_history(document)
+
+
+@cli.command(name="erase-user")
+@click.option(
+    "--user-id",
+    "ids",
+    required=True,
+    multiple=True,
+    type=click.IntRange(2),
+    metavar="N",
+    help="Moodle's id (repeatable).",
+)
+@click.option("--yes", is_flag=True, help="Erase. Without it the lake is only searched, and nothing changes.")
+def erase_user(ids: tuple[int, ...], yes: bool) -> None:
+    """Remove people from every table, snapshot and file of the lake, for good."""
+    settings = config.load()
+    settings.privacy.key()
+    from moodle_lakehouse import erase as job
+
+    with _session("erase-user", settings) as spark:
+        result = (job.run if yes else job.look)(spark, settings, ids)
+    _print_erasure(result)
+    job.check(result)
 
 
 @cli.command(name="pipeline")
@@ -541,6 +565,28 @@ def _print_bench(document: dict[str, Any]) -> None:
     console = _console()
     console.print(table)
     console.print(", ".join(f"{name} {value}" for name, value in document["versions"].items()))
+
+
+def _print_erasure(result: Erasure) -> None:
+    columns = ("table", "rows now", "in older files", "in leftover files", "by")
+    table = _table("Where the lake names them", *columns, left=("by",))
+    for name, found in result.before.by_table().items():
+        numbers = [f"{found[kind]:,}" if found[kind] else "" for kind in ("current", "older", "leftover")]
+        table.add_row(name.removeprefix("lakehouse."), *numbers, ", ".join(found["by"]))
+    console = _console()
+    console.print(table)
+    if result.active:
+        console.print(f"Moodle has {result.active} of them as active users: only the lake leaves them out.")
+    if result.after is None:
+        console.print(f"{result.before.files:,} files were read and nothing was changed; --yes erases.")
+        return
+    done = _table("What was done", "table", "rows deleted", "ids cleared", "snapshots expired", "leftovers deleted")
+    for row in result.tables:
+        numbers = [f"{n:,}" if n else "" for n in (row.deleted, row.cleared, row.snapshots, row.files)]
+        done.add_row(row.table.removeprefix("lakehouse."), *numbers)
+    console.print(done)
+    after = result.after
+    console.print(f"Proof: {after.files:,} files of {after.tables} tables were read, {len(after.traces):,} name them.")
 
 
 def _print_evaluation(document: dict[str, Any]) -> None:

@@ -16,7 +16,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
-from typing import Any
 
 import pandas as pd
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -128,17 +127,19 @@ def moment(seconds: Column | str) -> Column:
     return F.timestamp_seconds(F.when(column > 0, column))
 
 
+def pseudonym_of(key: bytes, userid: int) -> str:
+    """16 hex digits of the HMAC-SHA256 of a user's id under the key."""
+    return hmac.new(key, str(userid).encode(), hashlib.sha256).hexdigest()[:16]
+
+
 def pseudonym(key: bytes) -> Callable[[Column], Column]:
-    """A column function: user id -> 16 hex digits of its HMAC-SHA256 under the key.
+    """A column function: user id -> its pseudonym under the key.
 
     A Python function, since an expression of Spark's would show the key in query plans and event logs.
     """
 
     def keyed(ids: pd.Series) -> pd.Series:
-        def one(value: Any) -> str:
-            return hmac.new(key, str(int(value)).encode(), hashlib.sha256).hexdigest()[:16]
-
-        return ids.map(one)
+        return ids.map(lambda value: pseudonym_of(key, int(value)))
 
     function: Callable[[Column], Column] = pandas_udf(keyed, T.StringType())  # type: ignore[call-overload]
     return function

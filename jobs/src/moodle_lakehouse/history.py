@@ -115,8 +115,7 @@ def run(spark: SparkSession, *, refresh: bool = True) -> int:
 
 def read_mark(spark: SparkSession) -> Mark | None:
     """How far the mart has come; None when there is none."""
-    notes = (one.summary().get(PROPERTY) for one in tables.ancestors(tables.load(spark, tables.RESOURCE_HISTORY)))
-    text = next((note for note in notes if note is not None), None)  # a commit of maintenance has none
+    text = tables.notes(tables.load(spark, tables.RESOURCE_HISTORY)).get(PROPERTY)
     return None if text is None else Mark(**json.loads(text))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from moodle_lakehouse import catalogue, ops, parallel, source, table_copy, tables
+from moodle_lakehouse import catalogue, erased, ops, parallel, source, table_copy, tables
 from moodle_lakehouse.catalogue import SourcePlan
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.errors import LakehouseError, bullet_list
@@ -68,6 +68,8 @@ def run(spark: SparkSession, config: Config, site: Source | None = None) -> Inge
     site = site or inspect(config)
     with source.reserved(config.moodle, config.catalog.uri), ops.job(spark, "ingest") as job:
         tables.ensure_namespaces(spark)
+        plans = erased.leave_out(spark, config, site.plan.tables)
+        site = dataclasses.replace(site, plan=dataclasses.replace(site.plan, tables=plans))
         results, failures = _copy_all(spark, config, site)
         job.detail.update(
             rows_read=sum(r.rows_read for r in results),

@@ -16,7 +16,7 @@ import importlib.resources
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -130,7 +130,7 @@ def run(
     """Maintain the named tables (namespace.table), or all of the lake; dry_run: only tell what would be done."""
     policies = policies or load()
     with ops.job(spark, "maintain") as job:
-        homes = _homes(spark)
+        homes = tables.homes(spark)
         wanted = _chosen(homes, names)
         work = {
             name: partial(_Maintenance(spark, name, policies.of(name), _shared(name, homes), dry_run=dry_run).run)
@@ -149,23 +149,6 @@ def run(
                 remedy="see the reasons above, then run maintain again; what was done to the others is done",
             )
     return results
-
-
-def _homes(spark: SparkSession) -> dict[str, str]:
-    """namespace.table -> where its files are, of everything in the catalog, also what is not the jobs'."""
-    homes = {}
-    namespaces = [row[0] for row in spark.sql(f"SHOW NAMESPACES IN {tables.CATALOG}").collect()]
-    while namespaces:
-        namespace = namespaces.pop()
-        quoted = ".".join(f"`{part}`" for part in namespace.split("."))
-        inner = spark.sql(f"SHOW NAMESPACES IN {tables.CATALOG}.{quoted}").collect()
-        namespaces.extend(row[0] for row in inner if row[0] != namespace)
-        for row in spark.sql(f"SHOW TABLES IN {tables.CATALOG}.{quoted}").collect():
-            name = f"{namespace}.{row['tableName']}"
-            loaded = tables.load(spark, f"{tables.CATALOG}.{name}")
-            if loaded is not None:  # it may have gone meanwhile
-                homes[name] = str(loaded.location()).rstrip("/") + "/"
-    return homes
 
 
 def _chosen(homes: Mapping[str, str], names: Sequence[str]) -> list[str]:
@@ -282,7 +265,7 @@ class _Maintenance:
         self.done["expired"] = len(doomed)
         if self.dry_run:
             return
-        result = self.actions.expireSnapshots(loaded).expireOlderThan(older_than).retainLast(keep).execute()
+        result = tables.expire(self.spark, loaded, older_than=older_than, keep=keep)
         self.done["expired_files"] = sum(
             int(count)
             for count in (
@@ -322,13 +305,9 @@ def _needed(loaded: Any) -> int:
     for number, snapshot in enumerate(tables.ancestors(loaded), start=1):
         if not rows and snapshot.operation() != "replace":
             rows, at_rows = True, number
-        if rows and _is_noted(dict(snapshot.summary())):
+        if rows and tables.notes_of(snapshot):
             return number
     return at_rows
-
-
-def _is_noted(summary: Iterable[str]) -> bool:
-    return any(key.startswith(f"{tables.CATALOG}.") and key != tables.RUN_ID for key in summary)
 
 
 def _detail(result: TableResult) -> dict[str, Any]:

@@ -18,17 +18,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from pyspark.sql import SparkSession
 
-from moodle_lakehouse import tables
+from moodle_lakehouse import storage, tables
 from moodle_lakehouse.catalogue import ReadColumn, TablePlan, quoted
 from moodle_lakehouse.config import MoodleConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyarrow import fs
 
 FILE_ROWS = 5_000_000  # a file ends after about so many: some 60 MB of Moodle's log
 SLOW_SECONDS = 5  # of reading in a piece, where a limit of rows a second is set
@@ -196,32 +195,13 @@ def _schema(columns: Sequence[tuple[str, str, int]]) -> pa.Schema:
 
 @contextlib.contextmanager
 def _parquet(work: _Work, path: str, schema: pa.Schema) -> Iterator[Any]:
-    from pyarrow import parquet
+    from pyarrow import fs, parquet
 
-    storage, inside = _storage(path, work.storage)
+    system, inside = storage.place(path, work.storage)
+    if isinstance(system, fs.LocalFileSystem):
+        system.create_dir(os.path.dirname(inside))
     with (
-        storage.open_output_stream(inside) as stream,
+        system.open_output_stream(inside) as stream,
         parquet.ParquetWriter(stream, schema, compression="zstd", store_decimal_as_integer=True) as writer,
     ):
         yield writer
-
-
-def _storage(path: str, properties: Mapping[str, str]) -> tuple[fs.FileSystem, str]:
-    """Where a path lies, and the path in there. properties: Iceberg's names of S3's settings, as the catalog gave them."""
-    from pyarrow import fs
-
-    url = urlsplit(path)
-    if url.scheme in ("", "file"):
-        os.makedirs(os.path.dirname(url.path), exist_ok=True)
-        return fs.LocalFileSystem(), url.path
-    endpoint = urlsplit(properties.get("s3.endpoint", ""))
-    options: dict[str, Any] = {
-        "region": properties.get("client.region"),
-        "endpoint_override": endpoint.netloc,
-        "scheme": endpoint.scheme,
-        "access_key": properties.get("s3.access-key-id"),
-        "secret_key": properties.get("s3.secret-access-key"),
-        "session_token": properties.get("s3.session-token"),
-        "tls_ca_file_path": os.environ.get("SSL_CERT_FILE"),
-    }
-    return fs.S3FileSystem(**{k: v for k, v in options.items() if v}), url.netloc + url.path

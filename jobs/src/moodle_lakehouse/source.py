@@ -208,7 +208,7 @@ def extent(cursor: Cursor, plan: TablePlan, condition: str | None = None) -> Tab
     parts = [f"MIN({quoted(key)}), MAX({quoted(key)})" if key else "NULL, NULL"]
     # A clock that runs ahead must not hide what is written until then.
     parts.append(f"LEAST(MAX({quoted(last)}), UNIX_TIMESTAMP())" if last and last != key else "NULL")
-    cursor.execute(f"SELECT COUNT(*), {', '.join(parts)} FROM {quoted(plan.source)}{_where(condition)}")
+    cursor.execute(f"SELECT COUNT(*), {', '.join(parts)} FROM {quoted(plan.source)}{plan.where(condition)}")
     row = cursor.fetchone()
     assert row is not None
     low, high, latest = (None if v is None else int(v) for v in row[1:])
@@ -217,7 +217,7 @@ def extent(cursor: Cursor, plan: TablePlan, condition: str | None = None) -> Tab
 
 def count(cursor: Cursor, plan: TablePlan, condition: str | None) -> int:
     """Rows of a table that fulfil a condition."""
-    cursor.execute(f"SELECT COUNT(*) FROM {quoted(plan.source)}{_where(condition)}")
+    cursor.execute(f"SELECT COUNT(*) FROM {quoted(plan.source)}{plan.where(condition)}")
     row = cursor.fetchone()
     assert row is not None
     return int(row[0])
@@ -228,7 +228,7 @@ def longest(cursor: Cursor, plan: TablePlan, condition: str | None) -> int:
     lengths = [f"IFNULL(LENGTH({c.sql}), 0)" for c in plan.columns if c.long]
     if not lengths:
         return 0
-    cursor.execute(f"SELECT MAX({' + '.join(lengths)}) FROM {quoted(plan.source)}{_where(condition)}")
+    cursor.execute(f"SELECT MAX({' + '.join(lengths)}) FROM {quoted(plan.source)}{plan.where(condition)}")
     row = cursor.fetchone()
     assert row is not None
     return int(row[0] or 0)
@@ -247,17 +247,14 @@ def sums(cursor: Cursor, plan: TablePlan, condition: str | None = None, part: st
     """What stands for the rows of each part; part: SQL for the number of a row's part. None as for checksum()."""
     cursor.execute(
         f"SELECT part, COUNT(*), COUNT(h), {row_checksum.sql_total('h')} FROM"
-        f" (SELECT {part} AS part, {row_checksum.sql_hash(plan)} AS h FROM {quoted(plan.source)}{_where(condition)}) t"
+        f" (SELECT {part} AS part, {row_checksum.sql_hash(plan)} AS h"
+        f" FROM {quoted(plan.source)}{plan.where(condition)}) t"
         " GROUP BY part"
     )
     found = cursor.fetchall()
     if any(rows != hashed for _, rows, hashed, _ in found):
         return None
     return {int(part): Sum(int(rows), int(total)) for part, rows, _, total in found}
-
-
-def _where(condition: str | None) -> str:
-    return f" WHERE {condition}" if condition else ""
 
 
 def jdbc_properties(moodle: MoodleConfig) -> dict[str, str]:

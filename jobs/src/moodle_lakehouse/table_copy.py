@@ -252,7 +252,7 @@ class _TableCopy:
             if part is not None and (self._merges or not total):
                 everything = source.extent(cursor, self.plan)
                 total = everything.rows
-                self._refuse_another_past(extent, everything, mark)
+                self._refuse_another_past(cursor, part, extent, everything, mark)
             if mark is not None and mark.watermark is not None and (last is None or self.plan.table.keeps_purged):
                 last = max(mark.watermark, last or 0)
             standing = _both(self._above(last), self._until(extent))
@@ -263,9 +263,13 @@ class _TableCopy:
             held = max(1, HELD_BYTES // (ROW_BYTES + source.longest(cursor, self.plan, part)))
             return _Look(part, extent, total, last, standing, checksum, whole, held)
 
-    def _refuse_another_past(self, extent: TableExtent, everything: TableExtent, mark: Mark | None) -> None:
+    def _refuse_another_past(
+        self, cursor: Cursor, part: str, extent: TableExtent, everything: TableExtent, mark: Mark | None
+    ) -> None:
         """A log whose ids all end far below the watermark is another one, or was set back: its ids mean other rows."""
         if self._merges or extent.rows or not everything.rows or mark is None:
+            return
+        if source.count(cursor, dataclasses.replace(self.plan, readable=None), part):  # of people who were erased
             return
         raise LakehouseError(
             f"The source's ids end at {everything.high}, far below {mark.watermark}, up to which it was read before:"

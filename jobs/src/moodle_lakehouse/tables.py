@@ -11,6 +11,7 @@ from typing import Any
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 
+from moodle_lakehouse import storage
 from moodle_lakehouse.errors import LakehouseError
 
 CATALOG = "lakehouse"
@@ -37,6 +38,7 @@ COURSE_CLUSTER = f"{CATALOG}.marts.course_cluster"
 RESOURCE_HISTORY = f"{CATALOG}.marts.resource_history"
 JOB_RUN = f"{CATALOG}.ops.job_run"
 DATA_QUALITY = f"{CATALOG}.ops.data_quality"
+ERASED_USER = f"{CATALOG}.ops.erased_user"
 
 # What every table of the lake is written with.
 TABLE_PROPERTIES = {
@@ -154,8 +156,7 @@ def replace_with_files(
     builder = catalog.buildTable(identifier, columns).withProperties(TABLE_PROPERTIES)
     transaction = builder.createOrReplaceTransaction()
     new = transaction.table()
-    settings = {k: v for k, v in dict(new.io().properties()).items() if k.startswith(("s3.", "client."))}
-    paths = write(Files({c.name(): c.fieldId() for c in new.schema().columns()}, settings, new))
+    paths = write(Files({c.name(): c.fieldId() for c in new.schema().columns()}, storage.settings(new), new))
     commit = transaction.newAppend()
     for key, value in {RUN_ID: run_id, **summary}.items():
         commit.set(key, value)
@@ -210,7 +211,7 @@ def merge(
     if bounds is not None:
         matches.append(f"t.{_quoted(key[0])} BETWEEN {bounds[0]} AND {bounds[1]}")
     statement = (
-        f"MERGE INTO {'.'.join(_quoted(part) for part in table.split('.'))} t USING {view} s ON {' AND '.join(matches)}"
+        f"MERGE INTO {quoted(table)} t USING {view} s ON {' AND '.join(matches)}"
         f" WHEN MATCHED AND s.{OPERATION} = '{DELETE}' THEN DELETE"
         f" WHEN MATCHED THEN UPDATE SET {', '.join(f't.{c} = s.{c}' for c in columns)}"
         f" WHEN NOT MATCHED AND s.{OPERATION} <> '{DELETE}'"
@@ -218,7 +219,7 @@ def merge(
     )
     changes.createOrReplaceTempView(view)
     try:
-        _sql_with_summary(spark, statement, {RUN_ID: run_id, **summary})
+        change(spark, statement, run_id=run_id, summary=summary)
     finally:
         spark.catalog.dropTempView(view)
 
@@ -229,8 +230,8 @@ def _summarised(writer: Any, run_id: str, summary: Mapping[str, str] | None) -> 
     return writer
 
 
-def _sql_with_summary(spark: SparkSession, statement: str, summary: Mapping[str, str]) -> None:
-    """Run a statement whose commit carries the summary.
+def change(spark: SparkSession, statement: str, *, run_id: str, summary: Mapping[str, str]) -> None:
+    """Run a statement (MERGE, UPDATE, DELETE) whose commit carries the summary.
 
     SQL has no options for it: Iceberg takes the properties of a call, which has to be Java's own, made here of
     SparkSession.sql and its two arguments.
@@ -246,7 +247,7 @@ def _sql_with_summary(spark: SparkSession, statement: str, summary: Mapping[str,
         class_of("java.util.concurrent.Callable"), invoke.MethodHandles.insertArguments(sql, 0, arguments)
     )
     jvm.org.apache.iceberg.spark.CommitMetadata.withCommitProperties(
-        dict(summary), call, class_of("java.lang.Exception")
+        {RUN_ID: run_id, **summary}, call, class_of("java.lang.Exception")
     )
 
 
@@ -298,6 +299,46 @@ def was_overtaken(error: BaseException) -> bool:
     return any(name in str(error) for name in ("ValidationException", "CommitFailedException"))
 
 
+def notes(loaded: Any) -> dict[str, str]:
+    """What jobs noted in the newest snapshot that has such a note (watermark.Mark, history.Mark, made_from).
+
+    A commit that is not theirs has to carry it on, before the snapshots behind it expire.
+    """
+    return next((found for snapshot in ancestors(loaded) if (found := notes_of(snapshot))), {})
+
+
+def notes_of(snapshot: Any) -> dict[str, str]:
+    """What jobs noted in a snapshot's summary, besides the run's id."""
+    return {k: v for k, v in dict(snapshot.summary()).items() if k.startswith(f"{CATALOG}.") and k != RUN_ID}
+
+
+def expire(spark: SparkSession, loaded: Any, *, older_than: int, keep: int) -> Any:
+    """Expire snapshots from before a moment (milliseconds since 1970), and delete the files that they alone hold.
+
+    Kept are the newest ones, so many, and what tags and branches keep. Returns Iceberg's numbers of deleted files.
+    """
+    jvm: Any = spark._jvm
+    actions = jvm.org.apache.iceberg.spark.actions.SparkActions.get(spark._jsparkSession)
+    return actions.expireSnapshots(loaded).expireOlderThan(older_than).retainLast(keep).execute()
+
+
+def homes(spark: SparkSession) -> dict[str, str]:
+    """namespace.table -> where its files are, of everything in the catalog, also what is not the jobs'."""
+    found = {}
+    namespaces = [row[0] for row in spark.sql(f"SHOW NAMESPACES IN {CATALOG}").collect()]
+    while namespaces:
+        namespace = namespaces.pop()
+        place = quoted(f"{CATALOG}.{namespace}")
+        inner = spark.sql(f"SHOW NAMESPACES IN {place}").collect()
+        namespaces.extend(row[0] for row in inner if row[0] != namespace)
+        for row in spark.sql(f"SHOW TABLES IN {place}").collect():
+            name = f"{namespace}.{row['tableName']}"
+            loaded = load(spark, f"{CATALOG}.{name}")
+            if loaded is not None:  # it may have gone meanwhile
+                found[name] = str(loaded.location()).rstrip("/") + "/"
+    return found
+
+
 def row_count(spark: SparkSession, table: str) -> int:
     """Rows by the current snapshot's summary: no job runs for it. Exact, since no table has delete files."""
     return rows_of(load(spark, table))
@@ -307,6 +348,11 @@ def rows_of(loaded: Any) -> int:
     """Rows of a loaded table."""
     snapshot = loaded.currentSnapshot()
     return 0 if snapshot is None else int(snapshot.summary().get("total-records"))
+
+
+def quoted(table: str) -> str:
+    """A full name as SQL wants it."""
+    return ".".join(_quoted(part) for part in table.split("."))
 
 
 def _quoted(name: str) -> str:

@@ -71,8 +71,10 @@ _FIELDS = {f.name for f in dataclasses.fields(Mark)}
 
 
 def columns(plan: TablePlan) -> dict[str, str]:
-    """name -> type and a short hash of the SQL that reads the column: the privacy policy is in it."""
-    return {c.name: f"{c.spark_type} {hashlib.sha256(c.sql.encode()).hexdigest()[:8]}" for c in plan.columns}
+    """name -> type and a short hash of the SQL that reads the column: the privacy policy is in it, not who was erased."""
+    return {
+        c.name: f"{c.spark_type} {hashlib.sha256((c.policy or c.sql).encode()).hexdigest()[:8]}" for c in plan.columns
+    }
 
 
 def _sql(text: str) -> str:

@@ -1,0 +1,46 @@
+"""The files of tables as pyarrow sees them, on the object store or on a disk: for what has to look at files themselves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+
+def settings(loaded: Any) -> dict[str, str]:
+    """The settings of S3 by which a loaded (Java) table reads its files, for whoever opens them elsewhere."""
+    return {k: v for k, v in dict(loaded.io().properties()).items() if k.startswith(("s3.", "client."))}
+
+
+def place(path: str, properties: Mapping[str, str]) -> tuple[fs.FileSystem, str]:
+    """Where a path lies, and the path in there. properties: Iceberg's names of S3's settings, as settings() gives them."""
+    from pyarrow import fs
+
+    url = urlsplit(path)
+    if url.scheme in ("", "file"):
+        return fs.LocalFileSystem(), url.path
+    endpoint = urlsplit(properties.get("s3.endpoint", ""))
+    options: dict[str, Any] = {
+        "region": properties.get("client.region"),
+        "endpoint_override": endpoint.netloc,
+        "scheme": endpoint.scheme,
+        "access_key": properties.get("s3.access-key-id"),
+        "secret_key": properties.get("s3.secret-access-key"),
+        "session_token": properties.get("s3.session-token"),
+        "tls_ca_file_path": os.environ.get("SSL_CERT_FILE"),
+    }
+    return fs.S3FileSystem(**{k: v for k, v in options.items() if v}), url.netloc + url.path
+
+
+def files_below(path: str, properties: Mapping[str, str]) -> list[str]:
+    """Every file below a folder, by names as the folder's own; none where there is no such folder."""
+    from pyarrow import fs
+
+    system, inside = place(path, properties)
+    found = system.get_file_info(fs.FileSelector(inside, allow_not_found=True, recursive=True))
+    start = path.rstrip("/")
+    return sorted(start + info.path[len(inside.rstrip("/")) :] for info in found if info.is_file)
