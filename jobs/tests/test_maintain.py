@@ -116,6 +116,28 @@ def test_maintenance_of_what_is_old_keeps_rows_mark_tags_and_branches(
     assert [row["id"] for row in raw(lake, LOG)] == [1, 2, 3, 4, 5]
 
 
+def test_partitions_may_evolve_under_rows_that_are_there(
+    lake: SparkSession, database: Server, moodle: config.Config
+) -> None:
+    fill(database, moodle)
+    for ids in ([1, 2], [3, 4]):
+        log_rows(database, ids)
+        ingest.run(lake, moodle)
+    lake.sql(f"ALTER TABLE {tables.raw(LOG)} ADD PARTITION FIELD truncate(id, 2)")
+    log_rows(database, [5, 6])
+    ingest.run(lake, moodle)
+
+    def partitions() -> set[tuple[int, int | None]]:
+        rows = lake.sql(f"SELECT spec_id, partition.id_trunc AS least FROM {tables.raw(LOG)}.files").collect()
+        return {(row["spec_id"], row["least"]) for row in rows}
+
+    assert partitions() == {(0, None), (1, 4), (1, 6)}
+    assert run(lake, f"raw.{LOG}")[f"raw.{LOG}"].rewritten == 2
+    assert partitions() == {(1, 0), (1, 2), (1, 4), (1, 6)}
+    assert [row["id"] for row in raw(lake, LOG)] == list(range(1, 7))
+    assert not any(one.changed or one.rows_read for one in ingest.run(lake, moodle).tables)
+
+
 def two_files(lake: SparkSession, database: Server, moodle: config.Config) -> None:
     """A course table of two files, so that joining them has something to do."""
     fill(database, moodle, COURSE, "INSERT INTO `{p}course` VALUES (1, 'a', 1)")
