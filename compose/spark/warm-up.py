@@ -44,6 +44,7 @@ MODULES = [
     "rich.table",
     "scipy.sparse",
     "scipy.stats",
+    "sklearn.cluster",
     "sklearn.linear_model",
     "sklearn.metrics",
     "sklearn.pipeline",

@@ -34,6 +34,8 @@ def test_complete_document_is_typed(document: dict[str, Any]) -> None:
         ("privacy", "mode", "none", "privacy.mode: 'none'; use one of pseudonymise, keep"),
         ("analytics", "as_of", "yesterday", "analytics.as_of: 'yesterday'"),
         ("analytics", "label", "x", "analytics.label"),
+        ("analytics", "course_code", "^(.+", "is no regular expression: missing )"),
+        ("analytics", "course_code", "^.+-", "analytics.course_code: no group"),
         ("analytics", "profile_fields", "gender", "analytics.profile_fields: text found where a list belongs"),
         ("analytics", "enrolment_attributes", {"table": "x"}, "analytics.enrolment_attributes.columns: missing"),
         ("analytics", "enrolment_attributes", {"table": "a;b", "columns": []}, "'a;b' is no name"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 
@@ -43,7 +44,8 @@ def scored(spark: SparkSession) -> SparkSession:
 
 
 def test_text_holds_the_ten_most_at_risk(scored: SparkSession, settings: Config) -> None:
-    cluster.run(scored, settings, AS_OF)
+    analytics = dataclasses.replace(settings.analytics, course_code=r"^(K\d)-")
+    cluster.run(scored, dataclasses.replace(settings, analytics=analytics), AS_OF)
     text = report.render(scored, settings, AS_OF)
     assert max(map(len, text.splitlines())) <= report.WIDTH
     assert "…" not in text
@@ -57,8 +59,18 @@ def test_text_holds_the_ten_most_at_risk(scored: SparkSession, settings: Config)
     assert "12 students in 1 running courses scored as of 2025-02-25 by model version 2" in text
     assert "everything from 2025-02-25 00:00 UTC on left out" in text
     assert "Courses by the use of their resources" in text
+    assert "Of 4 courses given again in a later term 4 stayed what they were." in text
     words = " ".join(text.replace("1. ", "").split())
     assert " ".join(REASON.split()[:8]) in words, "reasons are wrapped between words"
+
+
+def test_moves_between_terms_are_told_the_most_frequent_first() -> None:
+    moves = [{"from": f"k{i}", "to": "forum", "courses": ["x"] * (5 - i)} for i in range(5)]
+    told = report._told_moves({"again": 20, "stayed": 5, "moves": moves})
+    assert told == (
+        "Of 20 courses given again in a later term 5 stayed what they were; moved: 5 from k0 to forum, 4 from k1 to forum,"
+        " 3 from k2 to forum, 3 others."
+    )
 
 
 def test_document_says_the_same(scored: SparkSession, settings: Config) -> None:

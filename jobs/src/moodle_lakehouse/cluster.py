@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 from pyspark.mllib.clustering import KMeans, KMeansModel
 from pyspark.mllib.linalg import Vectors
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from scipy.optimize import linear_sum_assignment
+from threadpoolctl import threadpool_limits
 
 from moodle_lakehouse import asof, features, made_from, ops, tables
 from moodle_lakehouse.config import Config
@@ -75,6 +76,9 @@ WORDS = {
 # A cluster is named after the shares in which it lies this far (in scaled units) above all active courses.
 REMARKABLE = 0.5
 
+# What stays the same in the short name of a course that is given again: what stands before the year and the season's
+# name, as in C01-2024A and BIO 1 WiSe 2024/25.
+CODE = r"^(.+?)[\s._/-]+\(?(?:[A-Za-z]{1,8}[\s._/-]?)?(?:19|20)\d\d"
 
 # What describes a course, the columns that are compared and, of those, the words that name a cluster.
 DESCRIBED = (
@@ -95,7 +99,8 @@ CONTENTS = {f"mix_{name}": WORDS[name] for name in TYPES}
 def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
     """Append the clusters of the courses that have begun by as_of to marts.course_cluster."""
     moment = asof.utc(as_of) if as_of else dt.datetime.now(dt.UTC)
-    inputs = made_from.stamp(made_from.rows(spark, SOURCE_TABLES), made_from.moment(moment))
+    code = config.analytics.course_code or CODE
+    inputs = made_from.stamp(made_from.rows(spark, SOURCE_TABLES), made_from.moment(moment), code)
     if made_from.is_current(spark, [tables.COURSE_CLUSTER], inputs):
         log.info("cluster: nothing new")
         return
@@ -110,7 +115,7 @@ def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
     profiles = course_profiles(courses, enrolments, events, resources, moment).persist()
     try:
         clustered = as_before(assign(profiles), tables.read(spark, tables.COURSE_CLUSTER))
-        result = clustered.select(
+        result = given_again(clustered, courses, code).select(
             F.lit(ops.run_id()).alias("run_id"),
             asof.literal(moment).alias("as_of"),
             "courseid",
@@ -121,6 +126,9 @@ def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
             "is_active",
             "students",
             *DESCRIBED,
+            "code",
+            "previous_courseid",
+            "previous_cluster",
         )
         tables.append(result.coalesce(1), tables.COURSE_CLUSTER, run_id=ops.run_id(), summary=made_from.summary(inputs))
     finally:
@@ -335,7 +343,8 @@ def _kmeans(scaled: DataFrame, names: Sequence[str], values: np.ndarray) -> np.n
 
     scaled: a row a course; values: the same rows, on the driver.
     """
-    start = _choose(values)
+    with threadpool_limits(1):  # threads would wait for each other over so few rows: ten times as long
+        start = _choose(values)
     if len(start) < 2:
         return start
     points = scaled.select(*names).rdd.map(lambda row: Vectors.dense(list(row)))
@@ -432,6 +441,51 @@ def _kinds(clustered: DataFrame) -> pd.DataFrame:
         clustered.where("is_active").groupBy("cluster", "cluster_name").agg(*means).orderBy("cluster").toPandas()
     )  # type: ignore[assignment]
     return kinds
+
+
+def given_again(clustered: DataFrame, courses: DataFrame, pattern: str) -> DataFrame:
+    """The clusters with what each course is called in every term, and what it was in the term before. Grain: course.
+
+    code: what the pattern's group finds in the short name, null where it finds nothing; previous_courseid and
+    previous_cluster: of the latest course with this code that began more than TERM_DAYS earlier.
+    """
+    code = F.regexp_extract("shortname", pattern, 1)
+    start = F.unix_timestamp("start_at")
+    last = (
+        Window.partitionBy("code")
+        .orderBy("start")
+        .rangeBetween(Window.unboundedPreceding, -asof.TERM_DAYS * features.DAY - 1)
+    )
+    previous = F.max(F.struct("start", "courseid", "cluster")).over(last)
+    return (
+        clustered.join(F.broadcast(courses.select("courseid", start.alias("start"))), "courseid", "left")
+        .withColumn("code", F.when(code != "", code))
+        .withColumn("previous", F.when(F.col("code").isNotNull(), previous))
+        .withColumns({"previous_courseid": F.col("previous.courseid"), "previous_cluster": F.col("previous.cluster")})
+        .drop("start", "previous")
+    )
+
+
+def moves(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How the kinds of courses changed from one term to the next; rows: course_cluster of one run.
+
+    again: courses that were given in an earlier term; stayed: those whose cluster is the same; moves: the others by the
+    names of the two clusters, the most frequent first.
+    """
+    names = {row["cluster"]: row["cluster_name"] for row in rows}
+    again = [row for row in rows if row["previous_cluster"] is not None]
+    moved: dict[tuple[str, str], list[str]] = {}
+    for row in again:
+        if row["cluster"] != row["previous_cluster"]:
+            moved.setdefault((names[row["previous_cluster"]], row["cluster_name"]), []).append(row["shortname"])
+    return {
+        "again": len(again),
+        "stayed": len(again) - sum(len(courses) for courses in moved.values()),
+        "moves": [
+            {"from": before, "to": now, "courses": sorted(courses)}
+            for (before, now), courses in sorted(moved.items(), key=lambda item: (-len(item[1]), item[0]))
+        ],
+    }
 
 
 def name_clusters(centroids: np.ndarray, words: Sequence[str], busy: Sequence[float]) -> list[str]:

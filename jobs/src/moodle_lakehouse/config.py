@@ -11,6 +11,7 @@ import datetime as dt
 import hashlib
 import hmac
 import os
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -131,7 +132,8 @@ class ChampionRules:
 class AnalyticsConfig:
     """What is predicted, at which moment, and which attributes may be used for it.
 
-    capacity: how many students of a course an advisor can see to in a week.
+    capacity: how many students of a course an advisor can see to in a week. course_code: a regular expression whose first
+    group is the part of a course's short name that stays the same when the course is given again; None: cluster.CODE.
     """
 
     label: str = field(metadata=_choice("non_completion", "withdrawal"))
@@ -140,6 +142,7 @@ class AnalyticsConfig:
     enrolment_attributes: EnrolmentAttributes | None = None
     demographics: bool = False
     capacity: int = field(default=20, metadata={"minimum": 1})
+    course_code: str | None = None
     champion: ChampionRules = field(default_factory=ChampionRules)
 
 
@@ -239,6 +242,13 @@ def _check_meaning(config: Config) -> list[str]:
         for name in names
         if not name.replace("_", "").isalnum()
     )
+    try:
+        if config.analytics.course_code is not None and not re.compile(config.analytics.course_code).groups:
+            faults.append(
+                "analytics.course_code: no group; put what stays the same in parentheses, as in ^(.+)-[0-9]{4}"
+            )
+    except re.error as error:
+        faults.append(f"analytics.course_code: {config.analytics.course_code!r} is no regular expression: {error}")
     if config.analytics.as_of not in ("now", "mid-term"):
         try:
             dt.datetime.fromisoformat(config.analytics.as_of)

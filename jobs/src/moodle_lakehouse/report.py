@@ -20,6 +20,7 @@ from moodle_lakehouse.errors import ConfigError
 
 WIDTH = 110
 MOST = 10
+MOST_MOVES = 3
 
 
 def render(spark: SparkSession, config: Config, as_of: dt.datetime | None, format: str = "text") -> str:
@@ -38,13 +39,15 @@ def collect(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> d
     risks = _latest(tables.read(spark, tables.STUDENT_RISK), as_of)
     clusters = _latest(tables.read(spark, tables.COURSE_CLUSTER), as_of)
     students = _students(spark, config, risks) if risks is not None else []
+    courses = [row.asDict() for row in clusters.collect()] if clusters is not None else []  # a row a course
     document: dict[str, Any] = {
         "as_of": as_of,
         "label": config.analytics.label,
         "data_until": _data_until(spark, as_of),
         "scored": _scored(risks) if risks is not None else None,
         "students": students,
-        "clusters": _clusters(clusters) if clusters is not None else [],
+        "clusters": _clusters(courses),
+        "moves": cluster.moves(courses),
         "not_scored": None,
     }
     if not students:
@@ -102,8 +105,7 @@ def _scored(risks: DataFrame) -> dict[str, Any] | None:
     return row.asDict() if row is not None and row["students"] else None
 
 
-def _clusters(found: DataFrame) -> list[dict[str, Any]]:
-    rows = [row.asDict() for row in found.collect()]  # a row a course
+def _clusters(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     result = []
     for number in sorted({row["cluster"] for row in rows}, key=lambda value: (value < 0, value)):
         own = [row for row in rows if row["cluster"] == number]
@@ -161,6 +163,8 @@ def _text(document: dict[str, Any]) -> str:
     console.print()
     if document["clusters"]:
         console.print(_cluster_table(document["clusters"]))
+        if document["moves"]["again"]:
+            console.print(_told_moves(document["moves"]), markup=False)
     else:
         console.print("No clusters of courses yet: no course has begun, or cluster has not run.")
     until, as_of = document["data_until"], document["as_of"]
@@ -225,6 +229,15 @@ def _cluster_table(clusters: list[dict[str, Any]]) -> Table:
             end_section=True,
         )
     return table
+
+
+def _told_moves(moves: dict[str, Any]) -> str:
+    told = [f"{len(move['courses'])} from {move['from']} to {move['to']}" for move in moves["moves"][:MOST_MOVES]]
+    others = sum(len(move["courses"]) for move in moves["moves"][MOST_MOVES:])
+    told += [f"{others} others"] if others else []
+    return f"Of {moves['again']} courses given again in a later term {moves['stayed']} stayed what they were" + (
+        f"; moved: {', '.join(told)}." if told else "."
+    )
 
 
 def _short(name: str | None) -> str:
