@@ -86,8 +86,8 @@ def database(images: dict[str, str], tls: Path, tmp_path_factory: pytest.TempPat
 def test_jobs(suite: str, images: dict[str, str], database: str, tls: Path, runner: Runner) -> None:
     options = [f"--volume={ROOT / 'jobs'}:/jobs:ro", "--workdir=/jobs", f"--env=LAKEHOUSE_TEST_MYSQL={database}"]
     options += [f"--volume={tls / 'ca.pem'}:/tls/ca.pem:ro", "--env=LAKEHOUSE_TEST_MYSQL_CA=/tls/ca.pem"]
-    # Many short Spark jobs in new JVMs: the second compiler costs more than it gives back.
-    options += ["--env=JDK_JAVA_OPTIONS=-XX:TieredStopAtLevel=1"]
+    # Many short Spark jobs in new JVMs: the second compiler and a collector with threads cost more than they give back.
+    options += ["--env=JDK_JAVA_OPTIONS=-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"]
     if DATA.is_dir():
         options += [f"--volume={DATA}:/data:ro", "--env=LAKEHOUSE_TEST_DATA=/data"]
     command = ["docker", "run", "--rm", "--name", NAME, "--network", NAME, *options, images["jobs-test"]]

@@ -128,7 +128,7 @@ def test_partitions_may_evolve_under_rows_that_are_there(
     ingest.run(lake, moodle)
 
     def partitions() -> set[tuple[int, int | None]]:
-        rows = lake.sql(f"SELECT spec_id, partition.id_trunc AS least FROM {tables.raw(LOG)}.files").collect()
+        rows = lake.sql(f"SELECT spec_id, partition.id_trunc_2 AS least FROM {tables.raw(LOG)}.files").collect()
         return {(row["spec_id"], row["least"]) for row in rows}
 
     assert partitions() == {(0, None), (1, 4), (1, 6)}
