@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import hashlib
 import json
@@ -109,7 +110,8 @@ def train(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> Non
 
 def _made_of(rows: DataFrame, config: Config) -> str:
     """What a model of these rows is made of and measured by: the same word, the same model and the same verdict."""
-    rules = (config.analytics.label, config.analytics.capacity, config.analytics.champion, sorted(learn.TREES.items()))
+    wanted = config.analytics
+    rules = (wanted.label, wanted.capacity, wanted.champion, sorted(learn.TREES.items()), learn.CALIBRATION)
     text = repr((rows.columns, learn.fingerprint(rows), rules))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -415,8 +417,7 @@ def _params(
         "terms": len(learn.terms(courses)),
         "demographics": config.analytics.demographics,
         "features": len(model.spec.features),
-        "slope": round(model.spec.slope, 4),
-        "intercept": round(model.spec.intercept, 4),
+        **{name: round(value, 4) for name, value in dataclasses.asdict(model.spec.calibration).items()},
         **learn.TREES,
     }
 

@@ -51,6 +51,8 @@ TREES: dict[str, Any] = {
 
 LEAVES = 50
 
+CALIBRATION = "Platt's curve, its slope by week"
+
 KEYS = ("userid", "courseid", "week")
 
 
@@ -70,20 +72,45 @@ class Course:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """Platt's calibration: the logistic curve from a booster's margin (log odds) to the probability.
+
+    Its slope changes evenly with the weeks up to last_week: the more of a course is over, the surer is the same margin.
+    """
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    slope_by_week: float = 0.0
+    last_week: int = 0
+
+    def probability(self, margin: np.ndarray, week: np.ndarray) -> np.ndarray:
+        slope = self.slope + self.slope_by_week * np.minimum(week, self.last_week)
+        return np.asarray(1 / (1 + np.exp(-(slope * margin + self.intercept))))
+
+    def rises(self) -> bool:
+        """Whether a higher margin is a higher probability in every week."""
+        return min(self.slope, self.slope + self.slope_by_week * self.last_week) > 0
+
+    def column(self) -> Column:
+        """The same of the columns margin and week."""
+        slope = F.lit(self.slope) + F.lit(self.slope_by_week) * F.least(F.col("week"), F.lit(self.last_week))
+        return 1 / (1 + F.exp(-(slope * F.col("margin") + F.lit(self.intercept))))
+
+
+@dataclass(frozen=True)
 class Spec:
     """What a booster expects and how its output becomes a probability.
 
     features in the booster's order; constraints the direction of each; categories the known values of each
-    profile column (their place is the number that the booster sees, unknown ones are missing); slope and
-    intercept of Platt's calibration on the margin (log odds); courses: the ids of those it learnt from.
+    profile column (their place is the number that the booster sees, unknown ones are missing); courses: the ids of
+    those it learnt from.
     """
 
     label: str
     features: tuple[str, ...]
     constraints: tuple[int, ...]
     categories: dict[str, list[str]]
-    slope: float = 1.0
-    intercept: float = 0.0
+    calibration: Curve = Curve()
     courses: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -91,13 +118,13 @@ class Spec:
 
     @staticmethod
     def from_json(document: dict[str, Any]) -> Spec:
+        curve = document.get("calibration") or {name: document[name] for name in ("slope", "intercept")}
         return Spec(
             label=document["label"],
             features=tuple(document["features"]),
             constraints=tuple(document["constraints"]),
             categories=document["categories"],
-            slope=document["slope"],
-            intercept=document["intercept"],
+            calibration=Curve(**curve),
             courses=tuple(document.get("courses", ())),
         )
 
@@ -178,11 +205,10 @@ def learn(rows: DataFrame, courses: Sequence[Course], label: str) -> tuple[Model
     teaching = rows.where(F.col("enrolled") & teaching_weeks())
     held_out = _held_out(teaching, courses, label).persist()
     calibrated = _cross_calibrated(held_out, courses)
-    slope, intercept = _platt(_margins(held_out))
+    curve = _platt(_margins(held_out))
     final = fit(teaching, label)
-    spec = dataclasses.replace(
-        final.spec, slope=slope, intercept=intercept, courses=tuple(sorted(course.courseid for course in courses))
-    )
+    known = tuple(sorted(course.courseid for course in courses))
+    spec = dataclasses.replace(final.spec, calibration=curve, courses=known)
     return dataclasses.replace(final, spec=spec), calibrated
 
 
@@ -221,26 +247,34 @@ def _margin_rows(model: Model, rows: DataFrame) -> DataFrame:
 
 
 def _margins(held_out: DataFrame) -> pd.DataFrame:
-    """Counts per course, margin (in steps of 0.01) and label: what a calibration needs, however many rows."""
+    """Counts per course, week, margin (in steps of 0.01) and label: what a calibration needs, however many rows."""
     return (
-        held_out.groupBy("courseid", F.round("margin", 2).alias("margin"), "label")
+        held_out.groupBy("courseid", "week", F.round("margin", 2).alias("margin"), "label")
         .agg(F.count("*").alias("rows"))
         .toPandas()
     )
 
 
-def _platt(counts: pd.DataFrame) -> tuple[float, float]:
-    """Slope and intercept of the logistic curve from margin to outcome."""
-    from sklearn.linear_model import LogisticRegression as Platt
-
+def _platt(counts: pd.DataFrame) -> Curve:
+    """The curve of the counts: with a slope by week where that rises everywhere, else one for all weeks, or the base rate."""
     weights = counts["rows"].to_numpy(float)
     rate = float(np.clip((counts["label"] * weights).sum() / weights.sum(), 1e-4, 1 - 1e-4))
-    flat = (0.0, float(np.log(rate / (1 - rate))))
+    flat = Curve(slope=0.0, intercept=float(np.log(rate / (1 - rate))))
     if counts["label"].nunique() < 2:
         return flat
-    curve = Platt(C=1e6).fit(counts[["margin"]].to_numpy(float), counts["label"].to_numpy(int), sample_weight=weights)
-    slope = float(curve.coef_[0][0])
-    return (slope, float(curve.intercept_[0])) if slope > 0 else flat
+    rising = (curve for curve in (_curve(counts, int(counts["week"].max())), _curve(counts, 0)) if curve.rises())
+    return next(rising, flat)
+
+
+def _curve(counts: pd.DataFrame, last_week: int) -> Curve:
+    """The likeliest curve; one slope for all weeks if the last is 0."""
+    from sklearn.linear_model import LogisticRegression as Platt
+
+    margin, scale = counts["margin"].to_numpy(float), max(1, last_week)
+    columns = np.column_stack([margin, margin * np.minimum(counts["week"].to_numpy(float), last_week) / scale])
+    fitted = Platt(C=1e6).fit(columns, counts["label"].to_numpy(int), sample_weight=counts["rows"].to_numpy(float))
+    slope, by_week = (float(value) for value in fitted.coef_[0])
+    return Curve(slope, float(fitted.intercept_[0]), by_week / scale, last_week)
 
 
 def _cross_calibrated(held_out: DataFrame, courses: Sequence[Course]) -> DataFrame:
@@ -250,13 +284,9 @@ def _cross_calibrated(held_out: DataFrame, courses: Sequence[Course]) -> DataFra
     probability: Column = F.lit(None).cast("double")
     for fold in folds(present):
         inside = counts["courseid"].isin([course.courseid for course in fold])
-        slope, intercept = _platt(counts[~inside] if (~inside).any() else counts)
-        probability = F.when(in_courses(fold), _sigmoid(slope, intercept)).otherwise(probability)
+        curve = _platt(counts[~inside] if (~inside).any() else counts)
+        probability = F.when(in_courses(fold), curve.column()).otherwise(probability)
     return held_out.select(*KEYS, "label", probability.alias("probability"))
-
-
-def _sigmoid(slope: float, intercept: float) -> Column:
-    return 1 / (1 + F.exp(-(F.lit(slope) * F.col("margin") + F.lit(intercept))))
 
 
 def fingerprint(rows: DataFrame) -> str:
@@ -361,7 +391,7 @@ def predict(model: Model, rows: DataFrame, keep: Sequence[str], contributions: b
     With contributions also an array of doubles in the order of the model's features: exact TreeSHAP values,
     which sum up to the margin with the booster's bias.
     """
-    booster, names = model.booster, list(model.spec.features)
+    booster, names, curve = model.booster, list(model.spec.features), model.spec.calibration
 
     def score(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         import xgboost
@@ -372,15 +402,15 @@ def predict(model: Model, rows: DataFrame, keep: Sequence[str], contributions: b
             matrix = xgboost.DMatrix(batch[names], feature_names=names, nthread=1)
             result = batch[list(keep)].copy()
             result["margin"] = trees.predict(matrix, output_margin=True).astype(float)
+            result["probability"] = curve.probability(result["margin"].to_numpy(), batch["week"].to_numpy(float))
             if contributions:
                 result["contributions"] = list(trees.predict(matrix, pred_contribs=True)[:, :-1].astype(float))
             yield result
 
-    prepared = encoded(rows, model.spec, keep)
+    prepared = encoded(rows, model.spec, list(dict.fromkeys((*keep, "week"))))
     schema = ", ".join(f"`{f.name}` {f.dataType.simpleString()}" for f in prepared.schema if f.name in keep)
-    schema += ", margin double" + (", contributions array<double>" if contributions else "")
-    scored = prepared.mapInPandas(score, schema)
-    return scored.withColumn("probability", _sigmoid(model.spec.slope, model.spec.intercept))
+    schema += ", margin double, probability double" + (", contributions array<double>" if contributions else "")
+    return prepared.mapInPandas(score, schema)
 
 
 Baseline = Callable[[DataFrame], DataFrame]

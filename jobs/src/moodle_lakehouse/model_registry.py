@@ -176,7 +176,7 @@ def _read(folder: Path) -> Model:
 
 
 class _Probability:
-    """The model for mlflow.pyfunc: feature columns in, probability out."""
+    """The model for mlflow.pyfunc: feature columns and the week in, probability out."""
 
     def __init__(self, model: Model) -> None:
         import xgboost
@@ -192,7 +192,7 @@ class _Probability:
         columns = {name: self._numbers(data[name], name) for name in names}
         matrix = xgboost.DMatrix(pd.DataFrame(columns)[names], feature_names=names)
         margin = self._booster.predict(matrix, output_margin=True)
-        return 1 / (1 + np.exp(-(self._spec.slope * margin + self._spec.intercept)))
+        return self._spec.calibration.probability(margin, data["week"].to_numpy(float))
 
     def _numbers(self, values: pd.Series, name: str) -> pd.Series:
         if name not in self._spec.categories:
