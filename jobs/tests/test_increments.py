@@ -14,7 +14,7 @@ from conftest import load_dump
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mariadb import Server
-from moodle_lakehouse import config, ingest, source, table_copy, tables, watermark
+from moodle_lakehouse import config, ingest, reader, source, table_copy, tables, watermark
 from moodle_lakehouse.errors import LakehouseError
 from pyspark.sql import SparkSession
 from small_moodle import fill, insert, lake_rows, plans, raw, snapshots, source_rows
@@ -65,6 +65,48 @@ def test_append_finds_late_ids_and_keeps_what_the_source_purged(
     database.query("DELETE FROM mdl_logstore_standard_log WHERE id = 99")
     assert numbers(run(lake, moodle)["logstore_standard_log"])[1:] == (0, 0, 0)
     assert snapshots(lake, "logstore_standard_log") == made
+
+
+@pytest.mark.parametrize("least_rows", [10**9, 1], ids=["by JDBC", "by files"])
+def test_append_adds_what_is_above_the_watermark(
+    lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch, least_rows: int
+) -> None:
+    monkeypatch.setattr(reader, "LEAST_ROWS", least_rows)
+    monkeypatch.setattr(table_copy, "OVERLAP_IDS", 10)
+    fill(database, moodle)
+    log_rows(database, range(1, 101))
+    run(lake, moodle)
+    log_rows(database, [101, *range(150, 180)])
+    log = run(lake, moodle)["logstore_standard_log"]
+    assert numbers(log) == (31, 31, 0, 0)  # nothing below was read
+    assert log.watermark == 179
+    assert_equal(lake, database, moodle, "logstore_standard_log")
+    mark = watermark.read(tables.load(lake, tables.raw("logstore_standard_log")))
+    assert mark is not None
+    assert (mark.watermark, mark.rows) == (179, 131)
+    made = snapshots(lake, "logstore_standard_log")
+    assert numbers(run(lake, moodle)["logstore_standard_log"]) == (0, 0, 0, 0)
+    assert snapshots(lake, "logstore_standard_log") == made
+    log_rows(database, [149, 180])  # too late to be looked for
+    assert numbers(run(lake, moodle)["logstore_standard_log"]) == (1, 1, 0, 0)
+
+
+def test_log_of_another_past_with_the_same_ids_is_read_whole(
+    lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_copy, "OVERLAP_IDS", 10)
+    fill(database, moodle)
+    log_rows(database, range(1, 101))
+    run(lake, moodle)
+    database.query("UPDATE mdl_logstore_standard_log SET timecreated = timecreated + 1 WHERE id IN (96, 98)")
+    assert numbers(run(lake, moodle)["logstore_standard_log"]) == (10, 0, 2, 0)  # nothing below can differ
+    database.query("DELETE FROM mdl_logstore_standard_log WHERE id <= 5")
+    database.query("UPDATE mdl_logstore_standard_log SET timecreated = 7")
+    log_rows(database, [101])
+    log = run(lake, moodle)["logstore_standard_log"]
+    assert numbers(log) == (96, 1, 95, 0)
+    assert "all were compared" in log.note
+    assert [row["timecreated"] for row in raw(lake, "logstore_standard_log")][5:-1] == [7] * 95
 
 
 def test_log_of_another_past_is_refused(
@@ -262,7 +304,7 @@ def test_changed_privacy_reads_anew_and_purged_log_rows_lose_what_is_no_longer_a
     assert not any(row.changed for row in run(lake, moodle).values())
 
 
-@pytest.mark.parametrize("boundary", ["merge", "load"])
+@pytest.mark.parametrize("boundary", ["commit", "load"])
 def test_run_that_dies_between_reading_and_committing_is_made_up_for(
     lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch, boundary: str
 ) -> None:
@@ -278,10 +320,12 @@ def test_run_that_dies_between_reading_and_committing_is_made_up_for(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        if boundary == "merge":
+        if boundary == "commit":
             patch.setattr(tables, "merge", dies)
+            patch.setattr(tables, "_with_summary", dies)  # when the files are written
         else:  # the rows are read and compared
             patch.setattr(table_copy._TableCopy, "_after", dies)
+            patch.setattr(table_copy._TableCopy, "_add_rows", dies)
         with pytest.raises(KeyboardInterrupt):
             ingest.run(lake, moodle)
     assert {name: snapshots(lake, name) for name in plans(moodle)} == before

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import load_dump
 from mariadb import Server
-from moodle_lakehouse import catalogue, config, ingest, reader, source, table_copy, tables
+from moodle_lakehouse import catalogue, config, ingest, source, table_copy, tables
 from moodle_lakehouse.errors import LakehouseError, SourceError
 from moodle_lakehouse.source import TableExtent
 from pyspark.sql import SparkSession
@@ -23,8 +23,8 @@ def test_types_are_exact(
     lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch, range_rows: int
 ) -> None:
     monkeypatch.setattr(table_copy, "RANGE_ROWS", range_rows)
-    by_files, copy = [], reader.replace
-    monkeypatch.setattr(reader, "replace", lambda *args, **kw: (by_files.append(args[3]), copy(*args, **kw)))
+    by_files, copy = [], tables.replace_with_files
+    monkeypatch.setattr(tables, "replace_with_files", lambda *args, **kw: (by_files.append(args[1]), copy(*args, **kw)))
     text = 'Zoë\'s "quote" \\ back\nline\x00nul 🎓 end'
     moodle = dataclasses.replace(moodle, moodle=dataclasses.replace(moodle.moodle, extra_tables=["local_types"]))
     fill(

@@ -85,7 +85,7 @@ def test_later_runs_find_the_mark_and_bring_differences(
 def test_rows_of_megabytes_are_left_to_jdbc(
     lake: SparkSession, database: Server, wide: config.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "replace", None)  # calling it fails
+    monkeypatch.setattr(reader, "writer", None)  # calling it fails
     insert(database, "INSERT INTO mdl_local_wide (id, t) VALUES (%s, %s)", [(1, "x" * 1_000_000), (2, "y")])
     assert_arrives(lake, database, wide)
 

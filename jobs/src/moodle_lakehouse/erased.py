@@ -44,7 +44,7 @@ def remember(spark: SparkSession, key: bytes, ids: Iterable[int]) -> None:
         for i in sorted(set(ids) - known)
     ]
     if rows:
-        tables.append(spark.createDataFrame(rows, _SCHEMA).coalesce(1), tables.ERASED_USER, run_id=ops.run_id())
+        tables.append_rows(spark, rows, _SCHEMA, tables.ERASED_USER, run_id=ops.run_id())
 
 
 def recall(spark: SparkSession, key: bytes) -> list[int]:

@@ -58,9 +58,8 @@ def trained(
             "label": f"{model.spec.label}: {labels.NAMES[model.spec.label]}",
             "rows": "an enrolment at the end of each week, of those still enrolled then; features from strictly before",
             "split": f"measured on {measured['held_out']}",
-            "calibration": "Platt, on the latest term held out from the trees"
-            if learn.can_hold_out_term(courses)
-            else "Platt, out of fold by course",
+            "calibration": f"{learn.CALIBRATION}, "
+            + ("on the latest term held out from the trees" if learn.can_hold_out_term(courses) else "out of fold by course"),
             "capacity": f"precision and recall of the {config.analytics.capacity} most probable of each course and week",
             "intervals": metrics.INTERVALS,
             "demographics": "used" if config.analytics.demographics else "not used",
@@ -122,7 +121,7 @@ def write(spark: SparkSession, card: dict[str, Any]) -> None:
         dt.datetime.fromisoformat(own["written_at"]), card["version"],
     )  # fmt: skip
     rows = [(*head, *row) for row in _rows(card)]
-    tables.append(spark.createDataFrame(rows, SCHEMA).coalesce(1), tables.MODEL_CARD, run_id=ops.run_id())
+    tables.append_rows(spark, rows, SCHEMA, tables.MODEL_CARD, run_id=ops.run_id())
 
 
 Row = tuple[str, str | None, str, int | None, float | None, float | None, float | None, str | None]

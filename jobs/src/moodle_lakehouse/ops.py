@@ -95,4 +95,4 @@ def _append(spark: SparkSession, current: Job, started: dt.datetime, status: str
         status,
         json.dumps({"seconds": round(current.seconds, 1), **current.detail}, default=str),
     )
-    tables.append(spark.createDataFrame([row], JOB_RUN_SCHEMA).coalesce(1), tables.JOB_RUN, run_id=run_id())
+    tables.append_rows(spark, [row], JOB_RUN_SCHEMA, tables.JOB_RUN, run_id=run_id())

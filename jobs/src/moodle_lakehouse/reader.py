@@ -1,7 +1,7 @@
 """Large tables from the source straight to Parquet files: twice as fast as rows that pass through Spark's JVM.
 
 Executors' Python reads a range of ids as Arrow (ConnectorX, MySQL's binary protocol) in pieces of so many rows, each of
-which becomes a row group of a file on the object store. The driver commits the files (tables.replace_with_files).
+which becomes a row group of a file on the object store. The driver commits the files (tables.replace_with_files, add_files).
 
 ConnectorX takes no certificate authority and checks no certificate, so it is for sources that are read in plain text.
 What it would get wrong is not left to it: decimals are read as text, dates are text already (catalogue.lake_type), and
@@ -10,14 +10,12 @@ so is JSON, which it would write anew.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from pyspark.sql import SparkSession
@@ -55,21 +53,18 @@ def serves(moodle: MoodleConfig, plan: TablePlan, ranges: Sequence[tuple[int, in
     return moodle.tls == "disabled" and bool(ranges) and plan.key == (plan.id_column,) and rows >= LEAST_ROWS
 
 
-def replace(
+def writer(
     spark: SparkSession,
     moodle: MoodleConfig,
     plan: TablePlan,
-    table: str,
     ranges: Sequence[tuple[int, int]],
     *,
     condition: str | None,
     rows: int,
-    run_id: str,
-    summary: Mapping[str, str],
-) -> None:
-    """Write the table anew in one commit from the ranges of ids; rows: most rows of a piece.
+) -> Callable[[tables.Files], list[str]]:
+    """What copies the ranges of ids to files of a table, for tables.replace_with_files and add_files.
 
-    Each range is one task with one connection.
+    rows: most rows of a piece. Each range is one task with one connection.
     """
     url = (
         f"mysql://{quote(moodle.user, '')}:{quote(moodle.password(), '')}@{moodle.host}:{moodle.port}/{moodle.database}"
@@ -86,7 +81,7 @@ def replace(
         done = spark.sparkContext.parallelize(tasks, len(tasks)).map(lambda task: _copy_range(work, *task)).collect()
         return [path for paths in done for path in paths]
 
-    tables.replace_with_files(spark, table, plan.schema(), write, run_id=run_id, summary=summary)
+    return write
 
 
 def _readable(plan: TablePlan) -> TablePlan:
@@ -113,7 +108,7 @@ def _copy_range(work: _Work, low: int, high: int, stem: str) -> list[str]:
     while piece is not None:
         paths.append(f"{stem}-{len(paths)}.parquet")
         written = 0
-        with _parquet(work, paths[-1], piece.schema) as writer:
+        with storage.parquet(paths[-1], piece.schema, work.storage) as writer:
             while piece is not None and written < FILE_ROWS:
                 writer.write_table(piece, row_group_size=max(1, piece.num_rows))
                 written += piece.num_rows
@@ -188,20 +183,4 @@ def _schema(columns: Sequence[tuple[str, str, int]]) -> pa.Schema:
         precision, scale = kind.removeprefix("DECIMAL(").removesuffix(")").split(",")
         return pa.decimal128(int(precision), int(scale))
 
-    return pa.schema(
-        [pa.field(name, arrow(kind), metadata={"PARQUET:field_id": str(number)}) for name, kind, number in columns]
-    )
-
-
-@contextlib.contextmanager
-def _parquet(work: _Work, path: str, schema: pa.Schema) -> Iterator[Any]:
-    from pyarrow import fs, parquet
-
-    system, inside = storage.place(path, work.storage)
-    if isinstance(system, fs.LocalFileSystem):
-        system.create_dir(os.path.dirname(inside))
-    with (
-        system.open_output_stream(inside) as stream,
-        parquet.ParquetWriter(stream, schema, compression="zstd", store_decimal_as_integer=True) as writer,
-    ):
-        yield writer
+    return pa.schema([storage.field(name, arrow(kind), number) for name, kind, number in columns])

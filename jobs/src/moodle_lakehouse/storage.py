@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyarrow import fs
 
 
@@ -44,3 +46,26 @@ def files_below(path: str, properties: Mapping[str, str]) -> list[str]:
     found = system.get_file_info(fs.FileSelector(inside, allow_not_found=True, recursive=True))
     start = path.rstrip("/")
     return sorted(start + info.path[len(inside.rstrip("/")) :] for info in found if info.is_file)
+
+
+def field(name: str, kind: pa.DataType, field_id: int) -> pa.Field:
+    """A column of a file with the id by which Iceberg knows it."""
+    import pyarrow as pa
+
+    return pa.field(name, kind, metadata={"PARQUET:field_id": str(field_id)})
+
+
+@contextlib.contextmanager
+def parquet(path: str, schema: pa.Schema, properties: Mapping[str, str]) -> Iterator[Any]:
+    """A pyarrow.parquet.ParquetWriter of a new file; schema of fields as field() makes them."""
+    from pyarrow import fs
+    from pyarrow.parquet import ParquetWriter
+
+    system, inside = place(path, properties)
+    if isinstance(system, fs.LocalFileSystem):
+        system.create_dir(os.path.dirname(inside))
+    with (
+        system.open_output_stream(inside) as stream,
+        ParquetWriter(stream, schema, compression="zstd", store_decimal_as_integer=True) as writer,
+    ):
+        yield writer

@@ -4,14 +4,14 @@ The source is asked first, in SQL: an answer equal to the one that the last comm
 matter without a Spark job. Otherwise the rows in question are read, compared with the lake's, and the differences
 are merged in one commit that carries the new mark. How much is in question depends on the strategy:
 
-append, history  ids above the watermark, and OVERLAP_IDS below it for transactions that were committed late. Rows
-                 that are gone from the source stay.
+append, history  ids above the watermark, which are added; when something changed among the OVERLAP_IDS below it, where
+                 transactions were committed late, these are compared as well. Rows that are gone from the source stay.
 merge            rows whose cursor is above the watermark less OVERLAP_SECONDS; the whole table every full_every hours
                  and whenever the numbers of rows disagree, for rows that were deleted or restored with old times.
 snapshot         the whole table.
 
-Two runs at once cannot double a row: MERGE is validated against what was committed since it began (serializable
-isolation), and the later one ends with an error.
+Two runs at once cannot double a row: what is added or merged is validated against what was committed since it began
+(serializable isolation), and the later one ends with an error.
 """
 
 from __future__ import annotations
@@ -205,8 +205,11 @@ class _TableCopy:
             if now is not None and known == now:
                 return self._result(watermark=mark.watermark)
             return self._bring(look, loaded, mark, noted=self._merges)
-        if self._is_as_noted(mark, part):
-            return self._result(watermark=mark.watermark)
+        if self._merges:
+            if self._is_as_noted(mark, part):
+                return self._result(watermark=mark.watermark)
+        elif self._is_as_noted(mark, f"{part} AND {quoted(self.plan.cursor or '')} <= {mark.watermark}"):
+            return self._add(tables.Above.of(loaded, self.plan.cursor or "", mark.watermark or 0), mark)
         return self._bring(self._look(mark, part), loaded, mark, noted=False)
 
     # The source
@@ -330,17 +333,18 @@ class _TableCopy:
         return self._result(rows_read=written, inserted=written, watermark=look.watermark)
 
     def _copy_files(self, look: _Look, ranges: list[tuple[int, int]], mark: Mark) -> None:
-        reader.replace(
+        tables.replace_with_files(
             self.spark,
-            self.config.moodle,
-            self.plan,
             self.table,
-            ranges,
-            condition=look.part,
-            rows=min(PIECE_ROWS, look.held),
+            self.plan.schema(),
+            self._files(look, ranges),
             run_id=mark.run_id,
             summary=mark.summary(),
         )
+
+    def _files(self, look: _Look, ranges: list[tuple[int, int]]) -> Callable[[tables.Files], list[str]]:
+        rows = min(PIECE_ROWS, look.held)
+        return reader.writer(self.spark, self.config.moodle, self.plan, ranges, condition=look.part, rows=rows)
 
     def _purged(self, df: DataFrame, mark: Mark | None) -> DataFrame:
         """Rows of the lake that the source no longer has, null in the columns that are read in another way now."""
@@ -362,6 +366,10 @@ class _TableCopy:
         if look.part is not None and self._merges and rows != look.total:
             # Rows were deleted, or restored with old times.
             return self._bring(self._look(mark, None), loaded, mark, noted=True)
+        if look.part is not None and not self._merges and counts.updated * 2 > look.extent.rows - counts.inserted:
+            # Nobody changes a log: the database was set back, or replaced, and gave the same ids to other rows.
+            self.notes.append("other rows than before under the same ids: all were compared")
+            return self._bring(self._look(mark, None), loaded, mark, noted=True)
         if self.plan.table.keeps_purged:
             lake = self.spark.table(self.table)
             arrived = (lake.where(look.part) if look.part is not None else lake).count() + counts.inserted
@@ -382,6 +390,33 @@ class _TableCopy:
             deleted=counts.deleted,
             watermark=look.watermark,
         )
+
+    def _add(self, above: tables.Above, mark: Mark) -> TableResult:
+        """Add the rows above the watermark in one commit: nothing is compared."""
+        part = f"{quoted(above.key)} > {above.watermark}"
+        with self._asking() as cursor:
+            if not source.count(cursor, self.plan, part):
+                return self._result(watermark=mark.watermark)
+        look = self._look(mark, part)
+        ranges, before = self._ranges(look), tables.rows_of(above.loaded)
+        fresh = self._mark(look, before + look.extent.rows, mark)
+        with self.gate.take(max(1, len(ranges))):
+            self._commit_among(above.loaded, fresh, lambda: self._add_rows(above, look, ranges, fresh))
+        arrived = tables.row_count(self.spark, self.table) - before
+        if arrived != look.extent.rows:
+            rows_after, sure = self._after(look, arrived)
+            self._note(self._mark(sure, before + arrived, mark))
+            self._check_rows(arrived, look, rows_after)
+        return self._result(rows_read=arrived, inserted=arrived, watermark=look.watermark)
+
+    def _add_rows(self, above: tables.Above, look: _Look, ranges: list[tuple[int, int]], mark: Mark) -> None:
+        run_id, summary = mark.run_id, mark.summary()
+        parts = ranges or [(look.extent.low or 0, look.extent.high or 0)]
+        if above.takes_files and reader.serves(self.config.moodle, self.plan, parts, look.held):
+            tables.add_files(self.spark, above, self._files(look, parts), run_id=run_id, summary=summary)
+        else:
+            rows = evolve.shaped(self._read(look, ranges), self.spark.table(self.table).schema)
+            tables.add(rows, self.table, above, run_id=run_id, summary=summary)
 
     def _changes(self, rows: DataFrame, look: _Look) -> DataFrame:
         """What has to be done to the lake's rows, as tables.merge wants it: nothing for those that are equal."""
@@ -458,8 +493,12 @@ class _TableCopy:
                 summary=mark.summary(),
             )
 
+        self._commit_among(loaded, mark, merge)
+
+    def _commit_among(self, loaded: Any, mark: Mark, commit: Callable[[], None]) -> None:
+        """Commit what is validated against other commits: maintenance's are no reason to give up."""
         try:
-            self._commit(mark, merge)
+            self._commit(mark, commit)
         except _OvertakenError as error:
             if self._rows_are_of(loaded):
                 raise _AgainError("maintenance rewrote the files to be changed", whole=False) from error

@@ -10,6 +10,9 @@ from typing import Any
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructType
 
 from moodle_lakehouse import storage
 from moodle_lakehouse.errors import LakehouseError
@@ -150,24 +153,39 @@ def replace_with_files(
     schema: the columns in Spark's words. The files are committed by Iceberg's own API, which reads their footers.
     """
     jvm: Any = spark._jvm
-    iceberg = jvm.org.apache.iceberg
     catalog, identifier = _found_by(spark, table)
-    columns = iceberg.spark.SparkSchemaUtil.convert(jvm.org.apache.spark.sql.types.StructType.fromDDL(schema))
+    columns = jvm.org.apache.spark.sql.types.StructType.fromDDL(schema)
+    columns = jvm.org.apache.iceberg.spark.SparkSchemaUtil.convert(columns)
     builder = catalog.buildTable(identifier, columns).withProperties(TABLE_PROPERTIES)
     transaction = builder.createOrReplaceTransaction()
-    new = transaction.table()
-    paths = write(Files({c.name(): c.fieldId() for c in new.schema().columns()}, storage.settings(new), new))
     commit = transaction.newAppend()
+    for file in _written(spark, transaction.table(), write):
+        commit.appendFile(file)
+    _with_summary(commit, run_id, summary).commit()
+    transaction.commitTransaction()
+
+
+def _written(spark: SparkSession, loaded: Any, write: Callable[[Files], Sequence[str]]) -> Iterator[Any]:
+    """The files that `write` makes for a table, as Iceberg's commits want them."""
+    iceberg: Any = spark._jvm.org.apache.iceberg  # type: ignore[union-attr]
+    metrics = iceberg.MetricsConfig.forTable(loaded)
+    columns = {c.name(): c.fieldId() for c in loaded.schema().columns()}
+    for path in write(Files(columns, storage.settings(loaded), loaded)):
+        file = loaded.io().newInputFile(path)
+        known = iceberg.parquet.ParquetUtil.fileMetrics(file, metrics)
+        yield (
+            iceberg.DataFiles.builder(loaded.spec())
+            .withInputFile(file)
+            .withFormat("parquet")
+            .withMetrics(known)
+            .build()
+        )
+
+
+def _with_summary(commit: Any, run_id: str, summary: Mapping[str, str]) -> Any:
     for key, value in {RUN_ID: run_id, **summary}.items():
         commit.set(key, value)
-    metrics = iceberg.MetricsConfig.forTable(new)
-    for path in paths:
-        file = new.io().newInputFile(path)
-        known = iceberg.parquet.ParquetUtil.fileMetrics(file, metrics)
-        made = iceberg.DataFiles.builder(new.spec()).withInputFile(file).withFormat("parquet").withMetrics(known)
-        commit.appendFile(made.build())
-    commit.commit()
-    transaction.commitTransaction()
+    return commit
 
 
 def append(df: DataFrame, table: str, *, run_id: str, summary: Mapping[str, str] | None = None) -> None:
@@ -184,6 +202,78 @@ def append(df: DataFrame, table: str, *, run_id: str, summary: Mapping[str, str]
     for key, value in TABLE_PROPERTIES.items():
         writer = writer.tableProperty(key, value)
     writer.create()
+
+
+def append_rows(
+    spark: SparkSession, rows: Sequence[tuple[Any, ...]], schema: StructType, table: str, *, run_id: str
+) -> None:
+    """Add a few rows as append() does, but without a job where the table is there: the driver writes their file."""
+    import pyarrow as pa
+
+    loaded = load(spark, table)
+    names = schema.fieldNames()
+    known = set() if loaded is None else {c.name() for c in loaded.schema().columns()}
+    if loaded is None or not known.issuperset(names) or loaded.spec().isPartitioned():
+        append(spark.createDataFrame(rows, schema).coalesce(1), table, run_id=run_id)
+        return
+
+    def write(target: Files) -> list[str]:
+        fields = [storage.field(f.name, f.type, target.field_ids[f.name]) for f in to_arrow_schema(schema)]
+        path = target.location(f"{secrets.token_hex(8)}.parquet")
+        columns = [pa.array(column, f.type) for column, f in zip(zip(*rows, strict=True), fields, strict=True)]
+        with storage.parquet(path, pa.schema(fields), target.storage) as writer:
+            writer.write_table(pa.table(columns, pa.schema(fields)))
+        return [path]
+
+    commit = loaded.newAppend()
+    for file in _written(spark, loaded, write):
+        commit.appendFile(file)
+    _with_summary(commit, run_id, {}).commit()
+
+
+@dataclass(frozen=True)
+class Above:
+    """Rows whose key is greater than a watermark, up to which a loaded table has all rows and beyond which none."""
+
+    loaded: Any
+    key: str
+    watermark: int
+    snapshot: int
+
+    @classmethod
+    def of(cls, loaded: Any, key: str, watermark: int) -> Above:
+        """Of a table as it was loaded; its own commits would move what Java calls current."""
+        return cls(loaded, key, watermark, int(loaded.currentSnapshot().snapshotId()))
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether add_files() may be used: files of a partitioned table each belong to one partition."""
+        return bool(self.loaded.spec().isUnpartitioned())
+
+
+def add(df: DataFrame, table: str, above: Above, *, run_id: str, summary: Mapping[str, str]) -> None:
+    """Add rows in one commit that fails when somebody else has added rows above the watermark since then."""
+    writer = _summarised(df.writeTo(table), run_id, summary).option("isolation-level", "serializable")
+    writer = writer.option("validate-from-snapshot-id", str(above.snapshot))
+    writer.overwrite(F.col(_quoted(above.key)) > above.watermark)
+
+
+def add_files(
+    spark: SparkSession,
+    above: Above,
+    write: Callable[[Files], Sequence[str]],
+    *,
+    run_id: str,
+    summary: Mapping[str, str],
+) -> None:
+    """Add rows as add() does, of Parquet files as replace_with_files() takes them."""
+    commit = above.loaded.newOverwrite()
+    for file in _written(spark, above.loaded, write):
+        commit.addFile(file)
+    expressions: Any = spark._jvm.org.apache.iceberg.expressions.Expressions  # type: ignore[union-attr]
+    commit.validateFromSnapshot(above.snapshot).validateNoConflictingData()
+    commit.conflictDetectionFilter(expressions.greaterThan(above.key, above.watermark))
+    _with_summary(commit, run_id, summary).commit()
 
 
 OPERATION = "lakehouse_operation"  # the column of merge()'s changes that says what happens to a row
