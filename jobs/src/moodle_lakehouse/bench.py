@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import multiprocessing
 import os
 import re
 import secrets
@@ -23,6 +24,8 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,8 +35,8 @@ from pyspark.sql import SparkSession
 
 from moodle_lakehouse import ingest, session, source, table_copy, tables
 from moodle_lakehouse.catalogue import TablePlan, quoted
-from moodle_lakehouse.config import Config
-from moodle_lakehouse.errors import LakehouseError
+from moodle_lakehouse.config import Config, MoodleConfig
+from moodle_lakehouse.errors import LakehouseError, reason
 from moodle_lakehouse.source import TableExtent
 
 log = logging.getLogger(__name__)
@@ -42,21 +45,29 @@ TABLE = "logstore_standard_log"
 
 
 def ingest_log(config: Config, rows: int, runs: int) -> dict[str, Any]:
-    """Copy the first rows of the log by each reader; seconds of each run without the start of Spark."""
-    plan, extent, server = _first_rows(config, rows)
-    readers: dict[str, dict[str, Any] | None] = {
-        "lakehouse": _in_spark(config, "lakehouse", plan, extent, rows, runs),
-        "spark_jdbc": _in_spark(config, "spark_jdbc", plan, extent, rows, runs),
-        "raw": _raw(config, plan, extent, rows, runs),
-        "dlt": _dlt(config, plan, extent, rows, runs) if importlib.util.find_spec("dlt") else None,
+    """Copy the first rows of the log by each reader; seconds of each run without the start of Spark.
+
+    A reader is None where its program is not installed, and tells its error where it failed: the others go on.
+    """
+    plan, part, extent, server = _first_rows(config, rows)
+    client = shutil.which("mariadb")
+    readers = {
+        "lakehouse": _tried("lakehouse", lambda: _in_spark(config, "lakehouse", plan, extent, part, rows, runs)),
+        "spark_jdbc": _tried("spark_jdbc", lambda: _in_spark(config, "spark_jdbc", plan, extent, part, rows, runs)),
+        "raw": _tried("raw", lambda: _raw(config, client, plan, extent, rows, runs)) if client else None,
+        "dlt": _tried("dlt", lambda: _dlt(config, plan, extent, rows, runs))
+        if importlib.util.find_spec("dlt")
+        else None,
     }
     packages = ("moodle-lakehouse", "pyspark", "connectorx", "pyarrow")
     versions = {name.replace("-", "_"): version(name) for name in packages}
     return {"rows": rows, "readers": readers, "versions": {**versions, "database": server}}
 
 
-def _first_rows(config: Config, rows: int) -> tuple[TablePlan, TableExtent, str]:
-    """How the log is read, the extent of its first rows, and the server's version."""
+def _first_rows(config: Config, rows: int) -> tuple[TablePlan, str | None, TableExtent, str]:
+    """How the log is read, the condition for its first rows (None when there are no others, as at a first load), their
+    extent, and the server's version.
+    """
     (plan,) = [p for p in ingest.inspect(config).plan.tables if p.table.name == TABLE]
     key = quoted(plan.id_column or "id")
     with source.connect(config.moodle) as cursor:
@@ -68,11 +79,21 @@ def _first_rows(config: Config, rows: int) -> tuple[TablePlan, TableExtent, str]
                 where=f"{plan.source} of {config.moodle.endpoint}",
                 remedy="ask for fewer with --rows, or load a larger demo (moodle_demo_log_rows of the inventory)",
             )
-        extent = source.extent(cursor, plan, f"{key} <= {int(last[0])}")
+        whole = source.extent(cursor, plan)
+        part = f"{key} <= {int(last[0])}" if whole.rows > rows else None
+        extent = source.extent(cursor, plan, part) if part else whole
         cursor.execute("SELECT VERSION()")
         answer = cursor.fetchone()
     assert answer is not None
-    return plan, extent, str(answer[0])
+    return plan, part, extent, str(answer[0])
+
+
+def _tried(name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return measure()
+    except Exception as error:
+        log.error("%s: %s", name, reason(error))
+        return {"rows_per_second": None, "seconds": [], "error": reason(error)}
 
 
 def _measured(name: str, rows: int, runs: int, once: Callable[[], None]) -> dict[str, Any]:
@@ -85,11 +106,12 @@ def _measured(name: str, rows: int, runs: int, once: Callable[[], None]) -> dict
     return {"rows_per_second": round(rows / statistics.median(seconds)), "seconds": seconds}
 
 
-def _in_spark(config: Config, name: str, plan: TablePlan, extent: TableExtent, rows: int, runs: int) -> dict[str, Any]:
+def _in_spark(
+    config: Config, name: str, plan: TablePlan, extent: TableExtent, part: str | None, rows: int, runs: int
+) -> dict[str, Any]:
     """Each reader has executors of its own, so that their memory is its own."""
     spark = session.create(f"bench ingest {name}", config)
     table = tables.bench(f"{TABLE}_{secrets.token_hex(4)}")
-    part = f"{quoted(plan.id_column or 'id')} <= {extent.high}"
 
     def lakehouse() -> None:
         table_copy.load(spark, config, plan, table, part)
@@ -113,11 +135,7 @@ def _in_spark(config: Config, name: str, plan: TablePlan, extent: TableExtent, r
         spark.stop()
 
 
-def _raw(config: Config, plan: TablePlan, extent: TableExtent, rows: int, runs: int) -> dict[str, Any] | None:
-    client = shutil.which("mariadb")
-    if client is None:
-        log.warning("raw: not measured, there is no program mariadb (Debian's package mariadb-client)")
-        return None
+def _raw(config: Config, client: str, plan: TablePlan, extent: TableExtent, rows: int, runs: int) -> dict[str, Any]:
     moodle, peak = config.moodle, 0
     command = [client, "--quick", "-h", moodle.host, "-P", str(moodle.port), "-u", moodle.user, moodle.database, "-e"]
     ranges = table_copy.id_ranges(plan, extent, moodle.max_connections) or [(extent.low or 0, extent.high or 0)]
@@ -141,28 +159,41 @@ def _raw(config: Config, plan: TablePlan, extent: TableExtent, rows: int, runs: 
 
 
 def _dlt(config: Config, plan: TablePlan, extent: TableExtent, rows: int, runs: int) -> dict[str, Any]:
+    """Each run in a process of its own: its memory is its own, and when that is too little nothing else is lost."""
+    peaks = []
+
+    def once() -> None:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            try:
+                peaks.append(process.submit(_dlt_run, config.moodle, plan, extent).result())
+            except BrokenProcessPool as error:
+                raise LakehouseError(
+                    "its process was killed, most likely for want of memory",
+                    where="dlt",
+                    remedy="raise the memory limit of the container, or ask for fewer --rows",
+                ) from error
+
+    return {**_measured("dlt", rows, runs, once), "peak_memory_bytes": max(peaks)}
+
+
+def _dlt_run(moodle: MoodleConfig, plan: TablePlan, extent: TableExtent) -> int:
+    """Copy once; returns the most bytes that this process has had in memory."""
     import dlt
     from dlt.sources.sql_database import sql_table
 
-    moodle = config.moodle
     user, password = quote(moodle.user, ""), quote(moodle.password(), "")
-    url = f"mysql+pymysql://{user}:{password}@{moodle.host}:{moodle.port}/{moodle.database}"
-
-    def once() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            target = dlt.destinations.filesystem(f"file://{folder}/out")
-            pipeline = dlt.pipeline("bench", destination=target, dataset_name="raw", pipelines_dir=f"{folder}/state")
-            data = sql_table(
-                url,
-                table=plan.source,
-                backend="connectorx",
-                backend_kwargs={"return_type": "arrow"},
-                query_adapter_callback=lambda query, table: query.where(table.c[plan.id_column] <= extent.high),
-            )
-            done = pipeline.run(data, loader_file_format="parquet", write_disposition="replace")
-            done.raise_on_failed_jobs()
-
-    return {**_measured("dlt", rows, runs, once), "peak_memory_bytes": _peak(os.getpid())}
+    with tempfile.TemporaryDirectory() as folder:
+        target = dlt.destinations.filesystem(f"file://{folder}/out")
+        pipeline = dlt.pipeline("bench", destination=target, dataset_name="raw", pipelines_dir=f"{folder}/state")
+        data = sql_table(
+            f"mysql+pymysql://{user}:{password}@{moodle.host}:{moodle.port}/{moodle.database}",
+            table=plan.source,
+            backend="connectorx",
+            backend_kwargs={"return_type": "arrow"},
+            query_adapter_callback=lambda query, table: query.where(table.c[plan.id_column] <= extent.high),
+        )
+        pipeline.run(data, loader_file_format="parquet", write_disposition="replace").raise_on_failed_jobs()
+    return _peak(os.getpid())
 
 
 # Memory: the most that was resident, as the kernel noted for each process. Pages that processes share count for each.
