@@ -1,9 +1,9 @@
 """One number for a set of rows, the same when the source makes it in SQL and when Spark makes it from the lake.
 
 A row is written as its columns with commas between them: whole numbers and decimals as they are, floating point
-numbers as the 16 hex digits of their bits, text as the MD5 of its UTF-8, bytes as their MD5, null as nothing. So no
-two rows are written alike, and nothing depends on how somebody prints a number. The row's hash is the MD5 of that,
-and a set of rows is their number and the sum of the first 60 bits of each hash.
+numbers as the 16 hex digits of their bits, text as the SHA-256 of its UTF-8, bytes as their SHA-256, null as nothing.
+So no two rows are written alike, and nothing depends on how somebody prints a number. The row's hash is the SHA-256 of
+that, and a set of rows is their number and the sum of the first 60 bits of each hash. (MySQL has no MD5 since 9.6.)
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Sum:
 
 
 def sql_hash(plan: TablePlan) -> str:
-    """The hash of a row of the source as it would be read, privacy applied. Null where the server makes no MD5."""
-    return f"MD5(CONCAT_WS(',', {', '.join(f'IFNULL({_sql_cell(c)}, {_NOTHING})' for c in plan.columns)}))"
+    """The hash of a row of the source as it would be read, privacy applied. Null where the server makes no SHA-256."""
+    return _sql_sha(f"CONCAT_WS(',', {', '.join(f'IFNULL({_sql_cell(c)}, {_NOTHING})' for c in plan.columns)})")
 
 
 def sql_total(row_hash: str) -> str:
@@ -42,7 +42,8 @@ def sql_total(row_hash: str) -> str:
 def spark_hash(plan: TablePlan, lake: T.StructType) -> Column:
     """The hash of a row of the lake, in the columns and types of the plan."""
     held = {f.name: f.dataType for f in lake.fields}
-    return F.md5(F.concat_ws(",", *[F.coalesce(_cell(c, held.get(c.name)), F.lit("")) for c in plan.columns]))
+    cells = [F.coalesce(_cell(c, held.get(c.name)), F.lit("")) for c in plan.columns]
+    return F.sha2(F.concat_ws(",", *cells), 256)
 
 
 def spark_total(row_hash: str) -> Column:
@@ -57,8 +58,12 @@ def _sql_cell(column: ReadColumn) -> str:
         # Neither MariaDB nor MySQL gives the bits of a number, but a point's coordinates are written as theirs.
         return f"HEX(REVERSE(SUBSTRING(ST_AsBinary(POINT({column.sql}, 0)), 6, 8)))"
     if column.spark_type == "STRING":
-        return f"MD5(CONVERT({column.sql} USING utf8mb4))"
-    return column.sql if column.is_number else f"MD5({column.sql})"
+        return _sql_sha(f"CONVERT({column.sql} USING utf8mb4)")
+    return column.sql if column.is_number else _sql_sha(column.sql)
+
+
+def _sql_sha(sql: str) -> str:
+    return f"SHA2({sql}, 256)"
 
 
 def _cell(column: ReadColumn, held: T.DataType | None) -> Column:
@@ -79,5 +84,5 @@ def _text(value: Column, kind: T.DataType) -> Column:
     if isinstance(kind, T.DecimalType) and kind.scale:
         return F.translate(F.format_number(value, kind.scale), ",", "")  # a cast would write small ones as 1E-7
     if isinstance(kind, T.StringType | T.BinaryType):
-        return F.md5(value.cast("binary"))
+        return F.sha2(value.cast("binary"), 256)
     return value.cast("string")

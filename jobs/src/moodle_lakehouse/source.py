@@ -237,7 +237,7 @@ def longest(cursor: Cursor, plan: TablePlan, condition: str | None) -> int:
 def checksum(cursor: Cursor, plan: TablePlan, condition: str | None = None) -> str | None:
     """What stands for the rows as they would be read, privacy applied: equal when the rows are equal.
 
-    None where the server makes no MD5 (as in FIPS mode): then nothing can be said.
+    None where the server makes no SHA-256: then nothing can be said.
     """
     found = sums(cursor, plan, condition)
     return None if found is None else str(found.get(0, Sum(0, 0)))

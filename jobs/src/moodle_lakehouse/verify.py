@@ -219,7 +219,7 @@ class _TableCheck:
     def _known(self, sums: dict[int, Sum] | None) -> dict[int, Sum]:
         if sums is None:
             raise LakehouseError(
-                "The source makes no MD5 (FIPS mode?), so it cannot be compared", where=self.config.moodle.endpoint
+                "The source makes no SHA-256, so it cannot be compared", where=self.config.moodle.endpoint
             )
         return sums
 
