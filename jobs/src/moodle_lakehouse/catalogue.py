@@ -21,7 +21,7 @@ from moodle_lakehouse.errors import LakehouseError, bullet_list
 STRATEGIES = ("append", "merge", "snapshot", "history")
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _LONG = ("text", "mediumtext", "longtext", "json", "blob", "mediumblob", "longblob")
-_KEYS = {"key", "cursor", "strategy", "since", "partition", "text", "drop", "full_every", "person"}
+_KEYS = {"key", "cursor", "strategy", "since", "text", "drop", "full_every", "person"}
 # Numbers that by their name are the id of a user, as Moodle's tables and plugins call them.
 _PERSON = re.compile(
     r"(\w*user_?(id)?(_?(from|to))?|(from|to)_?user_?(id)?|\w*user_?(modified|created)|(modifier|grader)(id)?"
@@ -79,7 +79,6 @@ class MoodleTable:
     strategy: str
     cursor: str | None = None
     since: str | None = None
-    partition: str | None = None
     keep: frozenset[str] = frozenset()
     drop: frozenset[str] = frozenset()
     hash: frozenset[str] = frozenset()
@@ -264,7 +263,6 @@ def _table(name: str, entry: Any, faults: list[str], *, known: bool = True) -> M
         strategy=str(entry.get("strategy")),
         cursor=entry.get("cursor"),
         since=entry.get("since"),
-        partition=entry.get("partition"),
         keep=frozenset(keep),
         hash=frozenset(hashed),
         drop=frozenset(drop),
