@@ -18,7 +18,7 @@ SCHEMAS = {
     " added_at timestamp, due_at timestamp, visible boolean, is_deleted boolean, deleted_at timestamp",
     tables.FACT_EVENT: "event_id bigint, occurred_at timestamp, userid bigint, user_key string, courseid bigint,"
     " cmid bigint, modname string, component string, eventname string, action string, target string, crud string,"
-    " edulevel int, is_staff boolean",
+    " edulevel int, role string",
     tables.FACT_ENROLMENT: "userid bigint, user_key string, courseid bigint, enrolled_at timestamp,"
     " unenrolled_at timestamp, is_suspended boolean, completed_at timestamp",
     tables.FACT_GRADE: "itemid bigint, courseid bigint, cmid bigint, modname string, userid bigint, user_key string,"
@@ -107,7 +107,7 @@ class Lake:
             "target": "course_module",
             "crud": crud,
             "edulevel": 2,
-            "is_staff": False,
+            "role": "student",
             **changed,
         }
         self.rows[tables.FACT_EVENT].append(tuple(row.values()))
@@ -137,7 +137,7 @@ class Lake:
             self.rows[tables.USER_ATTRIBUTE].append(row)
 
     def frame(self, spark: SparkSession, table: str) -> DataFrame:
-        return spark.createDataFrame(self.rows[table], SCHEMAS[table])
+        return tables.local_rows(spark, self.rows[table], SCHEMAS[table])
 
     def sources(self, spark: SparkSession, cut: Any = None, attributes: Sequence[str] = ()) -> features.Sources:
         """The tables as features.build takes them; cut: a function (frame, table) -> frame."""

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import pytest
-from moodle_lakehouse import curate
+from moodle_lakehouse import curate, tables
 from moodle_lakehouse.config import EnrolmentAttributes
 from moodle_lakehouse.errors import LakehouseError
 from pyspark.sql import DataFrame, SparkSession
@@ -21,7 +21,7 @@ MODULES = [(1, "quiz"), (2, "page"), (3, "assign")]
 def raw(spark: SparkSession, table: str, *rows: dict[str, Any]) -> DataFrame:
     """A raw table with the columns curate needs, null where a row does not say."""
     schema = curate.T._parse_datatype_string(curate.RAW_COLUMNS[table])
-    return spark.createDataFrame([tuple(row.get(name) for name in schema.names) for row in rows], schema)
+    return tables.local_rows(spark, [tuple(row.get(name) for name in schema.names) for row in rows], schema)
 
 
 def at(seconds: int) -> dt.datetime:
@@ -40,17 +40,23 @@ def event(number: int, name: str, time: int, **columns: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def users(spark: SparkSession) -> DataFrame:
-    return spark.createDataFrame([(n, f"key{n}") for n in range(1, 10)], "userid bigint, user_key string")
+    return tables.local_rows(spark, [(n, f"key{n}") for n in range(1, 10)], "userid bigint, user_key string")
 
 
 @pytest.fixture
 def courses(spark: SparkSession) -> DataFrame:
-    return spark.createDataFrame([(10,), (11,)], "courseid bigint")
+    return tables.local_rows(spark, [(10,), (11,)], "courseid bigint")
+
+
+def roles_of(spark: SparkSession, *given: tuple[int, int, tuple[int, int] | None, tuple[int, int] | None]) -> DataFrame:
+    """Roles as course_roles() gives them: user, course, from when until when staff, from when until when student."""
+    span = "struct<since: bigint, until: bigint>"
+    return spark.createDataFrame(list(given), f"userid bigint, courseid bigint, staff {span}, student {span}")
 
 
 @pytest.fixture
 def no_roles(spark: SparkSession) -> DataFrame:
-    return spark.createDataFrame([], "userid bigint, courseid bigint, is_staff boolean, is_student boolean")
+    return roles_of(spark)
 
 
 def test_user_key_is_a_keyed_hash(spark: SparkSession) -> None:
@@ -155,10 +161,11 @@ def test_roles_reach_down_and_back_in_time(spark: SparkSession) -> None:
     assignments = raw(
         spark,
         "role_assignments",
-        {"roleid": 1, "contextid": 3, "userid": 2},  # manager of the category: of course 10 only
-        {"roleid": 5, "contextid": 24, "userid": 3},
-        {"roleid": 3, "contextid": 24, "userid": 3},  # student and teacher of one course
-        {"roleid": 7, "contextid": 1, "userid": 4},
+        {"roleid": 1, "contextid": 3, "userid": 2, "timemodified": 0},  # manager of the category: of course 10 only
+        {"roleid": 5, "contextid": 24, "userid": 3, "timemodified": 4},
+        {"roleid": 3, "contextid": 24, "userid": 3, "timemodified": 8},  # student and then teacher of one course
+        {"roleid": 1, "contextid": 24, "userid": 3, "timemodified": 9},
+        {"roleid": 7, "contextid": 1, "userid": 4, "timemodified": 1},
     )
     lifecycle = raw(
         spark,
@@ -166,12 +173,18 @@ def test_roles_reach_down_and_back_in_time(spark: SparkSession) -> None:
         event(1, curate.ROLE_ASSIGNED, 5, courseid=11, relateduserid=5, objectid=3),
         event(2, curate.ROLE_UNASSIGNED, 6, courseid=11, relateduserid=5, objectid=3),
         event(3, curate.ROLE_ASSIGNED, 5, courseid=11, relateduserid=6, objectid=3, contextlevel=70),
+        # The log begins later than the role; it was given again to one of the two.
+        event(4, curate.ROLE_UNASSIGNED, 6, courseid=11, relateduserid=7, objectid=3),
+        event(5, curate.ROLE_UNASSIGNED, 6, courseid=11, relateduserid=8, objectid=5),
+        event(6, curate.ROLE_ASSIGNED, 7, courseid=11, relateduserid=8, objectid=5),
     )
     found = curate.course_roles(curate.course_archetypes(contexts, roles, assignments, lifecycle))
-    assert rows(found, "userid", "courseid", "is_staff", "is_student") == [
-        (2, 10, True, False),
-        (3, 10, True, True),
-        (5, 11, True, False),
+    assert rows(found, "userid", "courseid", "staff", "student") == [
+        (2, 10, (0, curate.NO_END), None),
+        (3, 10, (8, curate.NO_END), (4, curate.NO_END)),
+        (5, 11, (5, 6), None),
+        (7, 11, (0, 6), None),
+        (8, 11, None, (0, curate.NO_END)),
     ]
 
 
@@ -195,16 +208,29 @@ def test_event_hygiene(spark: SparkSession, users: DataFrame) -> None:
         event(11, seen, 108, **own, origin=None),  # brought by a restore: it happened in another course
         event(12, seen, 109, **{**own, "userid": 999}),  # nobody the site knows any more
     )
-    resources = spark.createDataFrame([(1, "quiz")], "cmid bigint, modname string")
-    roles = spark.createDataFrame(
-        [(2, 10, True, False)], "userid bigint, courseid bigint, is_staff boolean, is_student boolean"
-    )
+    resources = tables.local_rows(spark, [(1, "quiz")], "cmid bigint, modname string")
+    roles = roles_of(spark, (2, 10, (0, 102), None), (3, 10, None, (100, 100)))
     found = curate.fact_event(events, users, resources, roles)
-    assert rows(found, "event_id", "occurred_at", "user_key", "cmid", "modname", "is_staff") == [
-        (1, at(100), "key3", 1, "quiz", False),
-        (2, at(101), "key3", None, None, False),
-        (3, at(102), "key2", 99, "quiz", True),
+    assert rows(found, "event_id", "occurred_at", "user_key", "cmid", "modname", "role") == [
+        (1, at(100), "key3", 1, "quiz", "student"),
+        (2, at(101), "key3", None, None, "other"),
+        (3, at(102), "key2", 99, "quiz", "staff"),
     ]
+
+
+def test_the_role_is_the_one_of_that_time(spark: SparkSession, users: DataFrame) -> None:
+    events = raw(
+        spark,
+        "logstore_standard_log",
+        *[event(time, r"\core\event\course_viewed", time, userid=3, courseid=10) for time in (1, 4, 8, 12, 13)],
+        event(20, r"\core\event\course_viewed", 8, userid=3, courseid=11),
+    )
+    roles = roles_of(spark, (3, 10, (8, 12), (4, curate.NO_END)))
+    resources = tables.local_rows(spark, [], "cmid bigint, modname string")
+    found = curate.fact_event(events, users, resources, roles)
+    assert dict(rows(found, "event_id", "role")) == {
+        1: "other", 4: "student", 8: "staff", 12: "staff", 13: "student", 20: "other",
+    }  # fmt: skip
 
 
 def enrolment(number: int, userid: int, **columns: Any) -> dict[str, Any]:
@@ -296,10 +322,8 @@ def test_deleted_enrolments_come_back_from_the_log(
 
 
 def test_staff_is_no_student(spark: SparkSession, users: DataFrame, courses: DataFrame) -> None:
-    roles = spark.createDataFrame(
-        [(2, 10, True, False), (3, 10, True, True), (4, 10, False, True)],
-        "userid bigint, courseid bigint, is_staff boolean, is_student boolean",
-    )
+    span = (0, curate.NO_END)
+    roles = roles_of(spark, (2, 10, span, None), (3, 10, span, span), (4, 10, None, span))
     found = enrolments(
         spark,
         users,

@@ -143,9 +143,21 @@ def test_events_are_what_people_did(curated: dict[str, DataFrame], site: Server)
     assert pairs(events.select("event_id")) == set(expected)
     assert events.where("cmid is not null and modname is null").count() == 0
     assert events.where("user_key is null or length(user_key) != 16").count() == 0
-    teachers = pairs(events.where("is_staff").select("userid").distinct())
+    teachers = pairs(events.where("role = 'staff'").select("userid").distinct())
+    assert teachers
     assert teachers <= set(site.query("SELECT DISTINCT userid FROM mdl_role_assignments WHERE roleid <> 5"))
-    assert (2,) not in pairs(events.where("not is_staff and courseid = 4").select("userid").distinct())
+    holders = (
+        "SELECT DISTINCT l.id FROM mdl_logstore_standard_log l"
+        " JOIN mdl_context c ON c.contextlevel = 50 AND c.instanceid = l.courseid"
+        " JOIN mdl_role_assignments a ON a.contextid = c.id AND a.userid = l.userid AND a.timemodified <= l.timecreated"
+        " WHERE l.anonymous = 0 AND l.realuserid IS NULL AND l.userid > 1 AND l.origin IN ('web', 'ws') AND a.roleid "
+    )
+    for role, held in {"student": "= 5", "staff": "BETWEEN 1 AND 4"}.items():
+        known = set(site.query(holders + held))
+        assert known
+        assert known <= pairs(events.where(f"role = '{role}'").select("event_id"))
+    early = pairs(events.where("role = 'other' and courseid = 4").select("event_id"))
+    assert not early & set(site.query(holders + "BETWEEN 1 AND 5"))
 
 
 def test_grades_are_those_of_students(curated: dict[str, DataFrame], site: Server) -> None:

@@ -63,7 +63,7 @@ def course() -> Lake:
     lake.grade(12, 82, -1, 0.7)
     lake.grade(13, 82, -1, 0.0)
     lake.act(14, 81, 1.0)
-    lake.act(14, 81, 2.0, is_staff=True)
+    lake.act(14, 81, 2.0, role="staff")
     lake.act(14, 81, 2.0, edulevel=1)
     lake.act(14, 81, 2.0, target="user_enrolment")
     lake.act(14, 81, 2.0, target="course", action="completed")

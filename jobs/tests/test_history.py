@@ -157,8 +157,8 @@ def fourth(site: Site) -> None:
     site.change("quiz", 11, "timeclose = 1735689600, timemodified = 9")
 
 
-def views(lake: SparkSession, *rows: tuple[int, dt.datetime, str, bool]) -> None:
-    df = lake.createDataFrame(list(rows), "cmid bigint, occurred_at timestamp, action string, is_staff boolean")
+def views(lake: SparkSession, *rows: tuple[int, dt.datetime, str, str]) -> None:
+    df = lake.createDataFrame(list(rows), "cmid bigint, occurred_at timestamp, action string, role string")
     tables.replace(df, tables.FACT_EVENT, run_id="views")
 
 
@@ -200,9 +200,9 @@ def test_history_is_what_was_done_to_moodles_tables(lake: SparkSession, site: Si
     seen = hidden["changed_at"]
     views(
         lake,
-        (12, seen - 27 * day, "viewed", False), (12, seen - day, "viewed", False), (12, seen - 29 * day, "viewed", False),
-        (12, seen - day, "viewed", True), (12, seen - day, "submitted", False), (12, seen + day, "viewed", False),
-        (20, seen - day, "viewed", False),
+        (12, seen - 27 * day, "viewed", "student"), (12, seen - day, "viewed", "student"), (12, seen - 29 * day, "viewed", "student"),
+        (12, seen - day, "viewed", "staff"), (12, seen - day, "submitted", "student"), (12, seen + day, "viewed", "student"),
+        (20, seen - day, "viewed", "student"),
     )  # fmt: skip
     history.run(lake)
     last = mart(lake)

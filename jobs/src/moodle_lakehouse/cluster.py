@@ -25,7 +25,7 @@ from pyspark.sql import functions as F
 from scipy.optimize import linear_sum_assignment
 from threadpoolctl import threadpool_limits
 
-from moodle_lakehouse import asof, features, made_from, ops, tables
+from moodle_lakehouse import asof, curate, features, made_from, ops, tables
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.errors import LakehouseError
 
@@ -188,7 +188,7 @@ def _student_use(events: DataFrame, enrolments: DataFrame, begun: DataFrame) -> 
     at = F.unix_timestamp("occurred_at")
     week = F.floor((at - F.col("start")) / features.WEEK)
     acts = (
-        events.where(~F.col("is_staff") & (F.col("edulevel") != features.TEACHING) & ~result)
+        events.where((F.col("role") != curate.STAFF) & (F.col("edulevel") != features.TEACHING) & ~result)
         .join(begun, "courseid", "inner")
         .select(
             "userid",
@@ -226,7 +226,7 @@ def _student_use(events: DataFrame, enrolments: DataFrame, begun: DataFrame) -> 
 def _teacher_use(events: DataFrame, begun: DataFrame) -> DataFrame:
     """Grain courseid: staff's actions since the start of the course."""
     return (
-        events.where("is_staff")
+        events.where(F.col("role") == curate.STAFF)
         .join(begun, "courseid", "inner")
         .where(F.unix_timestamp("occurred_at") >= F.col("start"))
         .groupBy("courseid")
@@ -295,8 +295,10 @@ def assign(profiles: DataFrame) -> DataFrame:
         "rate_all",
         *[F.least(F.greatest((F.col(n) - centres[n]) / spreads[n], F.lit(-FAR)), F.lit(FAR)).alias(n) for n in names],
     )
-    placed = profiles.sparkSession.createDataFrame(
-        _place(scaled, names, words), "courseid bigint, cluster int, cluster_name string, distance double"
+    placed = tables.local_rows(
+        profiles.sparkSession,
+        _place(scaled, names, words),
+        "courseid bigint, cluster int, cluster_name string, distance double",
     )
     return (
         marked.join(F.broadcast(placed), "courseid", "left")
@@ -428,7 +430,7 @@ def as_before(clustered: DataFrame, earlier: DataFrame | None) -> DataFrame:
             free = next(n for n in itertools.count() if n not in [row[1] for row in rows])
             taken = [row[2] for row in rows]
             rows.append((int(number), free, name if name not in taken else f"{name}, new"))
-    kept = clustered.sparkSession.createDataFrame(rows, "cluster int, kept int, kept_name string")
+    kept = tables.local_rows(clustered.sparkSession, rows, "cluster int, kept int, kept_name string")
     return clustered.join(F.broadcast(kept), "cluster", "left").withColumns(
         {"cluster": F.coalesce("kept", "cluster"), "cluster_name": F.coalesce("kept_name", "cluster_name")}
     )

@@ -36,6 +36,8 @@ CONTEXT_COURSE = 50
 CONTEXT_MODULE = 70
 STAFF_ARCHETYPES = ("manager", "coursecreator", "editingteacher", "teacher")
 STUDENT_ARCHETYPES = ("student",)
+STAFF, STUDENT, OTHER = "staff", "student", "other"  # roles in fact_event
+NO_END = 2**62
 ACTIVITY_ORIGINS = ("web", "ws")  # cli and restore are the machine's; null is history that a restore brought along
 
 ENROLMENT_CREATED = r"\core\event\user_enrolment_created"
@@ -61,7 +63,7 @@ RAW_COLUMNS = {
     "modules": "id bigint, name string",
     "context": "id bigint, contextlevel bigint, instanceid bigint, path string",
     "role": "id bigint, shortname string, archetype string",
-    "role_assignments": "roleid bigint, contextid bigint, userid bigint",
+    "role_assignments": "roleid bigint, contextid bigint, userid bigint, timemodified bigint",
     "enrol": "id bigint, courseid bigint",
     "user_enrolments": "id bigint, status bigint, enrolid bigint, userid bigint, timestart bigint, timecreated bigint",
     "course_completions": "userid bigint, course bigint, timecompleted bigint",
@@ -114,7 +116,7 @@ def shaped(spark: SparkSession, df: DataFrame | None, columns: str) -> DataFrame
     schema = T._parse_datatype_string(columns)
     assert isinstance(schema, T.StructType)
     if df is None:
-        return spark.createDataFrame([], schema)
+        return tables.local_rows(spark, [], schema)
     present = set(df.columns)
     return df.select(
         *[(F.col(f.name) if f.name in present else F.lit(None)).cast(f.dataType).alias(f.name) for f in schema.fields]
@@ -283,11 +285,11 @@ def dim_resource(
 def course_archetypes(
     context: DataFrame, role: DataFrame, role_assignments: DataFrame, lifecycle: DataFrame
 ) -> DataFrame:
-    """Who ever had a role of which kind in a course. Grain: (userid, courseid, archetype), not unique.
+    """Who had a role of which kind in a course, and when. Grain: (userid, courseid, archetype), not unique.
 
-    userid bigint, courseid bigint, archetype string. Roles given above a course (category, site) count in every
-    course below. Roles taken away since are known from the log, so a teacher of last year stays one in last
-    year's facts; from when to when is not told apart.
+    userid bigint, courseid bigint, archetype string; since, until bigint, seconds of Unix time, null: since ever, until
+    now. Roles given above a course (category, site) count in every course below. Roles taken away since are known from
+    the log, so a teacher of last year stays one in last year's facts.
     Source: role_assignments, role, context, log events role_assigned and role_unassigned.
     """
     kinds = F.broadcast(role.select(F.col("id").alias("roleid"), "archetype").where("archetype != ''"))
@@ -296,34 +298,45 @@ def course_archetypes(
         F.col("instanceid").alias("courseid"),
         F.explode(F.split("path", "/").cast("array<bigint>")).alias("contextid"),
     )
+    columns = ("userid", "courseid", "archetype", "since", "until")
     now = (
         role_assignments.join(kinds, how="inner", on="roleid")
         .join(reach, how="inner", on="contextid")
-        .select("userid", "courseid", "archetype")
+        .withColumns({"since": F.nullif("timemodified", F.lit(0)), "until": F.lit(None).cast("bigint")})
+        .select(*columns)
     )
-    ever = (
+    event = F.struct("timecreated", "id", "eventname")
+    logged = (
         lifecycle.where(
             F.col("eventname").isin(ROLE_ASSIGNED, ROLE_UNASSIGNED) & (F.col("contextlevel") == CONTEXT_COURSE)
         )
-        .select(F.col("relateduserid").alias("userid"), "courseid", F.col("objectid").alias("roleid"))
+        .groupBy(F.col("relateduserid").alias("userid"), "courseid", F.col("objectid").alias("roleid"))
+        .agg(F.min(event).alias("first"), F.max(event).alias("last"))
         .join(kinds, how="inner", on="roleid")
-        .select("userid", "courseid", "archetype")
+        .withColumn("since", F.when(F.col("first.eventname") == ROLE_ASSIGNED, F.col("first.timecreated")))
+        .withColumn("until", F.when(F.col("last.eventname") == ROLE_UNASSIGNED, F.col("last.timecreated")))
+        .select(*columns)
     )
-    return now.unionByName(ever)
+    return now.unionByName(logged)
 
 
 def course_roles(archetypes: DataFrame) -> DataFrame:
-    """Who ever was staff or student of a course. Grain: (userid, courseid) with a role of interest.
+    """Who was staff or student of a course, and when. Grain: (userid, courseid) with a role of interest.
 
-    userid bigint, courseid bigint, is_staff boolean, is_student boolean. Source: course_archetypes.
+    userid bigint, courseid bigint; staff, student struct<since bigint, until bigint>, seconds of Unix time: from when
+    such a role was first given until the last was taken away; null: never. Source: course_archetypes.
     """
+
+    def span(kinds: Sequence[str]) -> Column:
+        given = F.col("archetype").isin(*kinds)
+        since = F.min(F.when(given, F.coalesce("since", F.lit(0))))
+        until = F.max(F.when(given, F.coalesce("until", F.lit(NO_END))))
+        return F.when(since.isNotNull(), F.struct(since.alias("since"), until.alias("until")))
+
     return (
         archetypes.where(F.col("archetype").isin(*STAFF_ARCHETYPES, *STUDENT_ARCHETYPES))
         .groupBy("userid", "courseid")
-        .agg(
-            F.bool_or(F.col("archetype").isin(*STAFF_ARCHETYPES)).alias("is_staff"),
-            F.bool_or(F.col("archetype").isin(*STUDENT_ARCHETYPES)).alias("is_student"),
-        )
+        .agg(span(STAFF_ARCHETYPES).alias(STAFF), span(STUDENT_ARCHETYPES).alias(STUDENT))
     )
 
 
@@ -334,7 +347,8 @@ def fact_event(events: DataFrame, users: DataFrame, resources: DataFrame, roles:
     what the machine did: origin cli or restore, and null, which is history that a course restore copied.
     event_id bigint; occurred_at timestamp UTC; userid bigint; user_key string; courseid bigint (0 or 1: the
     site); cmid bigint and modname string (null outside of modules); component, eventname, action, target,
-    crud string; edulevel int; is_staff boolean: whether the person was ever staff of the course.
+    crud string; edulevel int; role string: the person's in the course at that time, staff, student (who was
+    not staff as well) or other.
     Source: logstore_standard_log.
     """
     done_by_people = events.where(
@@ -343,12 +357,15 @@ def fact_event(events: DataFrame, users: DataFrame, resources: DataFrame, roles:
         & (F.col("userid") > GUEST)
         & F.col("origin").isin(*ACTIVITY_ORIGINS)
     ).withColumn("cmid", F.when(F.col("contextlevel") == CONTEXT_MODULE, F.col("contextinstanceid")))
-    staff = roles.where("is_staff").select("userid", "courseid", "is_staff")
+
+    def was(role: str) -> Column:
+        return F.col("timecreated").between(F.col(f"{role}.since"), F.col(f"{role}.until"))
+
     known = resources.select("cmid", F.col("modname").alias("resource_modname"))
     plugin = F.when(F.col("component").startswith("mod_"), F.expr("substring(component, 5)"))
     return (
         done_by_people.join(F.broadcast(users), how="inner", on="userid")
-        .join(F.broadcast(staff), how="left", on=["userid", "courseid"])
+        .join(F.broadcast(roles), how="left", on=["userid", "courseid"])
         .join(F.broadcast(known), how="left", on="cmid")
         .select(
             F.col("id").alias("event_id"),
@@ -356,7 +373,7 @@ def fact_event(events: DataFrame, users: DataFrame, resources: DataFrame, roles:
             "userid", "user_key", "courseid", "cmid",
             F.when(F.col("cmid").isNotNull(), F.coalesce("resource_modname", plugin)).alias("modname"),
             "component", "eventname", "action", "target", "crud", "edulevel",
-            F.coalesce("is_staff", F.lit(False)).alias("is_staff"),
+            F.when(was(STAFF), STAFF).when(was(STUDENT), STUDENT).otherwise(OTHER).alias("role"),
         )
     )  # fmt: skip
 
@@ -415,7 +432,7 @@ def fact_enrolment(
         .join(F.broadcast(users), how="inner", on="userid")
         .join(F.broadcast(courses.select("courseid")), how="inner", on="courseid")
         .join(roles, how="left", on=["userid", "courseid"])
-        .where((F.col("userid") > GUEST) & (F.coalesce("is_student", F.lit(False)) | ~F.coalesce("is_staff", F.lit(False))))
+        .where((F.col("userid") > GUEST) & (F.col(STUDENT).isNotNull() | F.col(STAFF).isNull()))
         .join(completed, how="left", on=["userid", "courseid"])
         .select(
             "userid", "user_key", "courseid",
@@ -585,13 +602,13 @@ def _write_all(
     cached: list[DataFrame] = []
 
     def keep(df: DataFrame) -> DataFrame:
-        """What several tables are made from is made once, before they are."""
+        """What several tables are made from is made once, by the first that needs it."""
         cached.append(df.persist())
-        df.count()
         return df
 
     try:
-        lifecycle = keep(events.where(F.col("eventname").isin(*LIFECYCLE_EVENTS)))
+        # Few rows, but of every file of the log: brought together, or each use would be as many tasks as there are files.
+        lifecycle = keep(events.where(F.col("eventname").isin(*LIFECYCLE_EVENTS)).hint("rebalance"))
         all_users = keep(dim_user(raw["user"], pseudonym(config.privacy.key())))
         users = all_users.select("userid", "user_key")
         courses = keep(dim_course(raw["course"]))

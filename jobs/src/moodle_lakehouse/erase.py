@@ -211,7 +211,7 @@ def _expire(spark: SparkSession, table: str) -> int:
         return 0
     notes = tables.notes(loaded)
     if notes != tables.notes_of(loaded.currentSnapshot()):  # they are in a snapshot that expires
-        nothing = spark.createDataFrame([], spark.table(tables.quoted(table)).schema)
+        nothing = tables.local_rows(spark, [], spark.table(tables.quoted(table)).schema)
         tables.append(nothing, table, run_id=ops.run_id(), summary=notes)
         loaded = tables.load(spark, table)
     number = sum(1 for _ in loaded.snapshots())

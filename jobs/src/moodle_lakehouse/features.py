@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from moodle_lakehouse import asof, made_from, ops, tables
+from moodle_lakehouse import asof, curate, made_from, ops, tables
 from moodle_lakehouse.config import AnalyticsConfig, Config
 from moodle_lakehouse.errors import LakehouseError
 
@@ -319,7 +319,7 @@ def _activity(events: DataFrame, courses: DataFrame) -> DataFrame:
     day = F.pmod(F.floor((at - F.col("start")) / DAY), F.lit(7)).cast("int")
     result = F.col("target").isin(*NO_ACTIVITY) | ((F.col("target") == "course") & (F.col("action") == "completed"))
     acts = (
-        events.where(~F.col("is_staff") & (F.col("edulevel") != TEACHING) & ~result)
+        events.where((F.col("role") != curate.STAFF) & (F.col("edulevel") != TEACHING) & ~result)
         .join(F.broadcast(courses), "courseid", "inner")
         .select(
             "userid",

@@ -503,7 +503,7 @@ def _with_views(rows: DataFrame, events: DataFrame | None) -> DataFrame:
     away = F.unix_timestamp("occurred_at") - F.unix_timestamp("changed_at")
     span = VIEW_DAYS * 86_400
     counted = (
-        events.where((F.col("action") == "viewed") & ~F.col("is_staff") & F.col("cmid").isNotNull())
+        events.where((F.col("action") == "viewed") & (F.col("role") != curate.STAFF) & F.col("cmid").isNotNull())
         .select("cmid", "occurred_at")
         .join(F.broadcast(rows.select("change_id", "cmid", "changed_at")), how="inner", on="cmid")
         .withColumn("away", away)
@@ -544,7 +544,7 @@ def _merge(
             different, tables.RESOURCE_HISTORY, key=["change_id"], bounds=None, run_id=ops.run_id(), summary=summary
         )
     elif fresh != mark:
-        nothing = spark.createDataFrame([], table.schema)
+        nothing = tables.local_rows(spark, [], table.schema)
         tables.append(nothing, tables.RESOURCE_HISTORY, run_id=ops.run_id(), summary=summary)
     return {"new": counts.get(tables.INSERT, 0), "known_better": counts.get(tables.UPDATE, 0)}
 

@@ -128,7 +128,7 @@ def check(spark: SparkSession, *, fresh: bool) -> None:
     else:
         now = dt.datetime.now(dt.UTC)
         found = [row for table in tables.CURATED for row in _check_table(spark, table, now, fresh)]
-        df = spark.createDataFrame(found, SCHEMA).coalesce(1)
+        df = tables.local_rows(spark, found, SCHEMA)
         tables.append(df, tables.DATA_QUALITY, run_id=ops.run_id(), summary=made_from.summary(inputs))
     told = {stops: [_told(row) for row in found if row[6] and row[4] == stops] for stops in (True, False)}
     if told[False]:

@@ -30,6 +30,11 @@ class Sum:
         return f"{self.rows}:{self.total:x}"
 
 
+def as_many(one: str, other: str) -> bool:
+    """Whether two sums, as text, are of the same number of rows."""
+    return one.split(":")[0] == other.split(":")[0]
+
+
 def sql_hash(plan: TablePlan) -> str:
     """The hash of a row of the source as it would be read, privacy applied. Null where the server makes no SHA-256."""
     return _sql_sha(f"CONCAT_WS(',', {', '.join(f'IFNULL({_sql_cell(c)}, {_NOTHING})' for c in plan.columns)})")

@@ -29,7 +29,7 @@ from pymysql.cursors import Cursor
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from moodle_lakehouse import evolve, ops, reader, source, tables, watermark
+from moodle_lakehouse import evolve, ops, reader, row_checksum, source, tables, watermark
 from moodle_lakehouse.catalogue import TablePlan, quoted
 from moodle_lakehouse.config import Config, MoodleConfig
 from moodle_lakehouse.errors import LakehouseError, SourceError, reason
@@ -380,7 +380,7 @@ class _TableCopy:
         fresh = self._mark(sure, rows, mark)
         moved = fresh.checksum is not None and fresh.checksum != mark.checksum
         if self.plan.table.keeps_purged and moved:  # not worth a snapshot when rows were purged; they will be for long
-            moved = str(fresh.checksum).split(":")[0] == str(mark.checksum).split(":")[0]
+            moved = row_checksum.as_many(str(fresh.checksum), str(mark.checksum))
         if counts.all or noted or moved:
             if not self._rows_are_of(loaded):
                 raise self._overtaken()
@@ -508,7 +508,7 @@ class _TableCopy:
 
     def _note(self, mark: Mark) -> None:
         """Commit a mark and no rows."""
-        nothing = self.spark.createDataFrame([], self.spark.table(self.table).schema)
+        nothing = tables.local_rows(self.spark, [], self.spark.table(self.table).schema)
         self._commit(mark, lambda: tables.append(nothing, self.table, run_id=mark.run_id, summary=mark.summary()))
 
     def _commit(self, mark: Mark, commit: Callable[[], None]) -> None:

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
-from pyspark.sql.types import StructType
+from pyspark.sql.types import StructType, _parse_datatype_string
 
 from moodle_lakehouse import storage
 from moodle_lakehouse.errors import LakehouseError
@@ -92,6 +93,14 @@ def read(spark: SparkSession, table: str) -> DataFrame | None:
         if error.getErrorClass() == "TABLE_OR_VIEW_NOT_FOUND":
             return None
         raise
+
+
+def local_rows(spark: SparkSession, rows: Sequence[tuple[Any, ...]], schema: StructType | str) -> DataFrame:
+    """A few rows that the driver has, by Arrow. For a list, createDataFrame would start Python on the executors."""
+    columns = _parse_datatype_string(schema) if isinstance(schema, str) else schema
+    assert isinstance(columns, StructType)
+    found = pd.DataFrame(list(rows), columns=columns.names, dtype=object)
+    return spark.createDataFrame(found, columns).coalesce(1)
 
 
 def read_at(spark: SparkSession, table: str, snapshot: int) -> DataFrame:
@@ -214,7 +223,7 @@ def append_rows(
     names = schema.fieldNames()
     known = set() if loaded is None else {c.name() for c in loaded.schema().columns()}
     if loaded is None or not known.issuperset(names) or loaded.spec().isPartitioned():
-        append(spark.createDataFrame(rows, schema).coalesce(1), table, run_id=run_id)
+        append(local_rows(spark, rows, schema), table, run_id=run_id)
         return
 
     def write(target: Files) -> list[str]:
