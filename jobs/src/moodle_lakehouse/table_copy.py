@@ -51,8 +51,11 @@ OVERLAP_IDS = 50_000
 OVERLAP_SECONDS = 7_200
 
 _UNKNOWN = "CommitStateUnknownException"
-# What the executors' JDBC driver throws when the connection or the server is gone.
-_BROKEN = ("SQLNonTransientConnectionException", "SQLTransientConnectionException", "Connection reset", "Socket error")
+# What the executors' JDBC driver throws when the connection or the server is gone, and what an answer cut off ends in.
+_BROKEN = (
+    "SQLNonTransientConnectionException", "SQLTransientConnectionException", "Connection reset", "Socket error",
+    "EOFException",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
