@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -97,6 +96,8 @@ def read(spark: SparkSession, table: str) -> DataFrame | None:
 
 def local_rows(spark: SparkSession, rows: Sequence[tuple[Any, ...]], schema: StructType | str) -> DataFrame:
     """A few rows that the driver has, by Arrow. For a list, createDataFrame would start Python on the executors."""
+    import pandas as pd
+
     columns = _parse_datatype_string(schema) if isinstance(schema, str) else schema
     assert isinstance(columns, StructType)
     found = pd.DataFrame(list(rows), columns=columns.names, dtype=object)
