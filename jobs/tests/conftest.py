@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pymysql
 import pytest
 from mariadb import Server, database, server  # noqa: F401 (fixtures)
 from moodle_demo import dump
@@ -124,10 +123,6 @@ def moodle(
 
 def load_dump(target: Server, file: Path) -> None:
     """Load a dump of a Moodle site over one connection, since its statements set the session."""
-    connection = pymysql.connect(
-        host=target.host, port=target.port, user=target.user, password=target.password,
-        database=target.database, charset="utf8mb4", autocommit=True,
-    )  # fmt: skip
-    with connection, connection.cursor() as cursor:
+    with target.connect() as connection, connection.cursor() as cursor:
         for statement in dump.load(file, "mdl_"):
             cursor.execute(statement)

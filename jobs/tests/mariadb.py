@@ -34,13 +34,16 @@ class Server:
     password: str
     database: str = ""
 
+    def connect(self, **options: Any) -> pymysql.Connection[Any]:
+        """A connection in plain text: to read the authorities' certificates for one takes longer than most statements."""
+        return pymysql.connect(
+            host=self.host, port=self.port, user=self.user, password=self.password, database=self.database or None,
+            autocommit=True, charset="utf8mb4", ssl_disabled=True, **options,
+        )  # fmt: skip
+
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """The rows of one statement."""
-        connection = pymysql.connect(
-            host=self.host, port=self.port, user=self.user, password=self.password, database=self.database or None,
-            autocommit=True, charset="utf8mb4",
-        )  # fmt: skip
-        with contextlib.closing(connection), connection.cursor() as cursor:
+        with self.connect() as connection, connection.cursor() as cursor:
             cursor.execute(sql)
             return list(cursor.fetchall())
 

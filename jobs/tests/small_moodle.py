@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import pymysql
 from mariadb import Server
 from moodle_demo import schema
 from moodle_lakehouse import config, ingest, tables
@@ -30,11 +29,7 @@ def fill(database: Server, moodle: config.Config, *statements: str) -> None:
 
 def insert(database: Server, sql: str, rows: list[tuple[Any, ...]]) -> None:
     """Insert rows with the client's quoting."""
-    connection = pymysql.connect(
-        host=database.host, port=database.port, user=database.user, password=database.password,
-        database=database.database, charset="utf8mb4", autocommit=True,
-    )  # fmt: skip
-    with connection, connection.cursor() as cursor:
+    with database.connect() as connection, connection.cursor() as cursor:
         cursor.executemany(sql, rows)
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pymysql
 import pytest
 from mariadb import Server
 from moodle_lakehouse import config, ingest, source, table_copy
@@ -122,7 +121,7 @@ def test_connection_that_breaks_while_a_table_is_read_costs_another_reading(
         held = threading.Event()
 
         def breaks() -> None:
-            with contextlib.closing(_connected(database)) as other, other.cursor() as cursor:
+            with database.connect() as other, other.cursor() as cursor:
                 cursor.execute("LOCK TABLES mdl_course WRITE")
                 held.set()
                 for _ in range(300):
@@ -165,10 +164,3 @@ def test_hashed_column_is_the_keyed_hash_of_its_value(
     assert [tuple(row.values()) for row in raw(lake, "user")] == [
         (row[0], *[expected(value) for value in row[1:]]) for row in values
     ]
-
-
-def _connected(database: Server) -> Any:
-    return pymysql.connect(
-        host=database.host, port=database.port, user=database.user, password=database.password,
-        database=database.database, autocommit=True,
-    )  # fmt: skip

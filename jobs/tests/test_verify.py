@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import Any
 
-import pymysql
 import pytest
 from mariadb import Server
 from moodle_lakehouse import cli, config, ingest, row_checksum, session, tables, verify
@@ -85,11 +84,7 @@ def test_every_type_has_one_checksum_on_both_sides(lake: SparkSession, database:
 
 def database_rows(database: Server) -> None:
     """The values as they are, zero dates included."""
-    connection = pymysql.connect(
-        host=database.host, port=database.port, user=database.user, password=database.password,
-        database=database.database, charset="utf8mb4", autocommit=True, init_command="SET SESSION sql_mode = ''",
-    )  # fmt: skip
-    with connection, connection.cursor() as cursor:
+    with database.connect(init_command="SET SESSION sql_mode = ''") as connection, connection.cursor() as cursor:
         cursor.executemany(f"INSERT INTO mdl_local_types VALUES ({', '.join(['%s'] * 20)})", VALUES)
 
 
