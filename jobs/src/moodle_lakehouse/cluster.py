@@ -182,13 +182,10 @@ def _type_of(modname: str) -> Column:
 
 def _student_use(events: DataFrame, enrolments: DataFrame, begun: DataFrame) -> DataFrame:
     """Grain courseid: students' actions by type, who used each, weeks with any. One pass, reduced per student."""
-    result = F.col("target").isin(*features.NO_ACTIVITY) | (
-        (F.col("target") == "course") & (F.col("action") == "completed")
-    )
     at = F.unix_timestamp("occurred_at")
     week = F.floor((at - F.col("start")) / features.WEEK)
     acts = (
-        events.where((F.col("role") != curate.STAFF) & (F.col("edulevel") != features.TEACHING) & ~result)
+        features.by_students(events)
         .join(begun, "courseid", "inner")
         .select(
             "userid",

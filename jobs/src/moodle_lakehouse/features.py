@@ -307,6 +307,12 @@ def _spine(enrolments: DataFrame, courses: DataFrame) -> DataFrame:
     )
 
 
+def by_students(events: DataFrame) -> DataFrame:
+    """The rows of fact_event that students did themselves: nothing of staff, no teaching, no results of theirs."""
+    result = F.col("target").isin(*NO_ACTIVITY) | ((F.col("target") == "course") & (F.col("action") == "completed"))
+    return events.where((F.col("role") != curate.STAFF) & (F.col("edulevel") != TEACHING) & ~result)
+
+
 def _activity(events: DataFrame, courses: DataFrame) -> DataFrame:
     """Grain (userid, courseid, week): what students did in the week that ends at the cutoff.
 
@@ -317,9 +323,8 @@ def _activity(events: DataFrame, courses: DataFrame) -> DataFrame:
     at = F.unix_timestamp("occurred_at")
     write = (F.col("crud") != "r") & (F.col("edulevel") == 2)
     day = F.pmod(F.floor((at - F.col("start")) / DAY), F.lit(7)).cast("int")
-    result = F.col("target").isin(*NO_ACTIVITY) | ((F.col("target") == "course") & (F.col("action") == "completed"))
     acts = (
-        events.where((F.col("role") != curate.STAFF) & (F.col("edulevel") != TEACHING) & ~result)
+        by_students(events)
         .join(F.broadcast(courses), "courseid", "inner")
         .select(
             "userid",

@@ -36,7 +36,7 @@ SHOWN, HIDDEN, NOT_LISTED = "shown", "hidden", "not on the course page"
 SNAPSHOTS, LOG = "snapshots", "log"
 # Of several roles the first one is told. Nobody's and the machine's acts have none.
 ARCHETYPES = (*curate.STAFF_ARCHETYPES, *curate.STUDENT_ARCHETYPES)
-SYSTEM, OTHER = "system", "other"
+SYSTEM = "system"
 
 _MODULES = "id bigint, name string"
 _COURSE_MODULES = (
@@ -489,7 +489,9 @@ def _with_roles(rows: DataFrame, raw: curate.RawTables) -> DataFrame:
         .groupBy("userid", "courseid")
         .agg(F.min_by("archetype", rank).alias("archetype"))
     )
-    role = F.when(F.col("userid") <= 0, SYSTEM).when(F.col("userid").isNotNull(), F.coalesce("archetype", F.lit(OTHER)))
+    role = F.when(F.col("userid") <= 0, SYSTEM).when(
+        F.col("userid").isNotNull(), F.coalesce("archetype", F.lit(curate.OTHER))
+    )
     return (
         rows.join(best, how="left", on=["userid", "courseid"]).withColumn("by_role", role).drop("userid", "archetype")
     )
