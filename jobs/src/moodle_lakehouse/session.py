@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from moodle_lakehouse import tables
+from moodle_lakehouse import java_names, tables
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.errors import ConfigError, LakehouseError
 
@@ -40,6 +40,7 @@ _DEFAULTS = {
 def create(job: str, config: Config, *, on_cluster: bool = True) -> SparkSession:
     """A session for the named job, on the cluster unless it reads so little that its executors would take longer."""
     use_utc()
+    java_names.remember()
     builder = SparkSession.builder.appName(f"moodle-lakehouse {job}").config(
         "spark.cores.max", str(config.spark.cores_max)
     )
@@ -73,6 +74,7 @@ def local(warehouse: str | os.PathLike[str], *, cores: int = 2, name: str = "moo
     The jars come from the folder named by LAKEHOUSE_TEST_JARS, or are those of the installed pyspark.
     """
     use_utc()
+    java_names.remember()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     Path(warehouse).mkdir(parents=True, exist_ok=True)
     builder = (
@@ -89,6 +91,8 @@ def local(warehouse: str | os.PathLike[str], *, cores: int = 2, name: str = "moo
         .config("spark.driver.memory", "1g")
         .config("spark.driver.host", "127.0.0.1")
         .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.sql.codegen.cache.maxEntries", "1000")
+        .config("spark.sql.ui.explainMode", "simple")
     )
     jars = test_jars()
     if jars:
