@@ -10,6 +10,7 @@ Facts hold known users only: people who were erased from `user` vanish from ever
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import hmac
 import logging
@@ -23,13 +24,14 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.functions import pandas_udf
 
-from moodle_lakehouse import made_from, ops, quality, tables
+from moodle_lakehouse import growth, made_from, ops, quality, tables
 from moodle_lakehouse.config import Config, EnrolmentAttributes
 from moodle_lakehouse.errors import LakehouseError
 
 log = logging.getLogger(__name__)
 
 SPLIT_BYTES = 4 * 1024 * 1024
+FANOUT = {"fanout-enabled": "true"}  # a task has a file open for each month that it meets
 SITE_COURSE = 1
 GUEST = 1
 CONTEXT_COURSE = 50
@@ -569,7 +571,10 @@ def module_instances(spark: SparkSession, raw: RawTables, names: Sequence[str]) 
 
 
 def run(spark: SparkSession, config: Config) -> dict[str, int]:
-    """Write every curated table anew, unless all were made of the same raw tables; returns rows by table."""
+    """Write the curated tables anew, unless all were made of the same raw tables; returns rows by table.
+
+    Of fact_event only the months that may differ are written (see growth).
+    """
     with ops.job(spark, "curate") as job:
         tables.ensure_namespaces(spark)
         raw = RawTables(spark)
@@ -578,8 +583,9 @@ def run(spark: SparkSession, config: Config) -> dict[str, int]:
         attributes = config.analytics.enrolment_attributes
         module_names = [row["name"] for row in raw["modules"].collect()]
         read = {*RAW_COLUMNS, *module_names, *([attributes.table] if attributes else [])}
+        inputs = made_from.rows(spark, [tables.raw(name) for name in read if name in raw])
         made_of = made_from.stamp(
-            made_from.rows(spark, [tables.raw(name) for name in read if name in raw]),
+            inputs,
             attributes,
             config.analytics.profile_fields,
             hashlib.sha256(config.privacy.key()).hexdigest(),
@@ -587,7 +593,7 @@ def run(spark: SparkSession, config: Config) -> dict[str, int]:
         if made_from.is_current(spark, tables.CURATED, made_of):
             log.info("curate: nothing new")
         else:
-            _write_all(spark, config, raw, module_names, made_from.summary(made_of))
+            _write_all(spark, config, raw, module_names, inputs.get(growth.LOG, 0), made_from.summary(made_of))
         rows = {name.rsplit(".", 1)[-1]: tables.row_count(spark, name) for name in tables.CURATED}
         job.detail["rows"] = rows
         quality.check(spark, fresh=config.analytics.as_of == "now")
@@ -595,7 +601,12 @@ def run(spark: SparkSession, config: Config) -> dict[str, int]:
 
 
 def _write_all(
-    spark: SparkSession, config: Config, raw: RawTables, module_names: Sequence[str], summary: Mapping[str, str]
+    spark: SparkSession,
+    config: Config,
+    raw: RawTables,
+    module_names: Sequence[str],
+    log_snapshot: int,
+    summary: Mapping[str, str],
 ) -> None:
     attributes = config.analytics.enrolment_attributes
     events = raw["logstore_standard_log"]
@@ -623,7 +634,6 @@ def _write_all(
             )
         )
         outputs: dict[str, DataFrame] = {
-            tables.FACT_EVENT: fact_event(events, users, resources, roles),
             tables.FACT_ENROLMENT: enrolments,
             tables.DIM_USER: all_users,
             tables.DIM_COURSE: courses,
@@ -642,26 +652,53 @@ def _write_all(
                 spark, raw.all_columns(attributes.table) if attributes else None, attributes
             ),
         }  # fmt: skip
-        assert set(outputs) == set(tables.CURATED)
+        assert {tables.FACT_EVENT, *outputs} == set(tables.CURATED)
+        joined = growth.Joined(all_users, roles, resources)
+        rules = made_from.stamp({}, hashlib.sha256(config.privacy.key()).hexdigest())
         with ThreadPoolExecutor(max_workers=3, thread_name_prefix="curate") as pool:
-            for task in [pool.submit(_write, df, name, summary) for name, df in outputs.items()]:
+            tasks = [pool.submit(write_events, events, log_snapshot, joined, rules=rules, summary=summary)]
+            tasks += [
+                pool.submit(tables.replace, df, name, run_id=ops.run_id(), summary=summary)
+                for name, df in outputs.items()
+            ]
+            for task in tasks:
                 task.result()
     finally:
         for df in cached:
             df.unpersist()
 
 
-def _write(df: DataFrame, name: str, summary: Mapping[str, str]) -> None:
-    if name != tables.FACT_EVENT:
-        tables.replace(df, name, run_id=ops.run_id(), summary=summary)
+def write_events(
+    events: DataFrame, snapshot: int, joined: growth.Joined, *, rules: str, summary: Mapping[str, str]
+) -> None:
+    """Write fact_event; of its months only those that may differ from what is there.
+
+    snapshot: of the raw log that the events were read from; rules: a stamp of what else the rows follow from.
+    """
+    spark = events.sparkSession
+    now = growth.present(events, snapshot, joined, rules)
+    past = growth.noted(spark, tables.FACT_EVENT)
+    notes = {**summary, **(now.summary() if now else {})}
+    users = joined.users.select("userid", "user_key")
+    if past is None or not growth.is_kept(spark, past, rules, joined):
+        # The log is nearly in order of time, so a task meets few months: no need to shuffle it by month.
+        tables.replace(
+            fact_event(events, users, joined.resources, joined.roles),
+            tables.FACT_EVENT,
+            run_id=ops.run_id(),
+            partition=F.months("occurred_at"),
+            properties={"write.distribution-mode": "none"},
+            options=FANOUT,
+            summary=notes,
+        )
         return
-    # The log is nearly in order of time, so a task meets few months: no need to shuffle it by month.
-    tables.replace(
-        df,
-        name,
+    log.info("fact_event: what happened before %s stays", dt.datetime.fromtimestamp(past.before, dt.UTC).date())
+    recent = events.where(F.col("timecreated") >= past.before)
+    tables.replace_part(
+        fact_event(recent, users, joined.resources, joined.roles),
+        tables.FACT_EVENT,
+        F.col("occurred_at") >= F.timestamp_seconds(F.lit(past.before)),
         run_id=ops.run_id(),
-        partition=F.months("occurred_at"),
-        properties={"write.distribution-mode": "none"},
-        options={"fanout-enabled": "true"},
-        summary=summary,
+        options=FANOUT,
+        summary=notes,
     )

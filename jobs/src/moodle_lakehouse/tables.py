@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyspark.errors import AnalysisException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType, _parse_datatype_string
@@ -123,7 +123,7 @@ def replace(
     run_id: str,
     partition: Any = None,
     properties: dict[str, str] | None = None,
-    options: dict[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
     summary: Mapping[str, str] | None = None,
 ) -> None:
     """Write the table anew in one commit; its earlier snapshots stay readable. summary: kept with the snapshot."""
@@ -135,6 +135,16 @@ def replace(
     if partition is not None:
         writer = writer.partitionedBy(partition)
     writer.createOrReplace()
+
+
+def replace_part(
+    df: DataFrame, table: str, part: Column, *, run_id: str, options: Mapping[str, str], summary: Mapping[str, str]
+) -> None:
+    """Write the rows anew for which a condition holds, in one commit. It must be true or false of whole partitions."""
+    writer = _summarised(df.writeTo(table), run_id, summary)
+    for key, value in options.items():
+        writer = writer.option(key, value)
+    writer.overwrite(part)
 
 
 @dataclass(frozen=True)
