@@ -18,7 +18,7 @@ ASIDE = ["docker", "firewall", "images", "moodle_demo", "preflight"]
 OTHERS = {path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")} - {*FIRST, *ASIDE}
 SCENARIOS = [*FIRST, *sorted(OTHERS), *ASIDE]
 STATE = ROOT / ".cache" / "molecule"
-TIMEOUT = 30 * 60
+TIMEOUT = 45 * 60
 # As molecule/shared/inventory/group_vars/all.yml computes it.
 CHECKOUT = hashlib.sha1(str(ROOT).encode(), usedforsecurity=False).hexdigest()[:6]
 PREFIX = f"vm-{CHECKOUT}"
