@@ -86,10 +86,6 @@ def database(images: dict[str, str], tls: Path, tmp_path_factory: pytest.TempPat
 def test_jobs(suite: str, images: dict[str, str], database: str, tls: Path, runner: Runner) -> None:
     options = [f"--volume={ROOT / 'jobs'}:/jobs:ro", "--workdir=/jobs", f"--env=LAKEHOUSE_TEST_MYSQL={database}"]
     options += [f"--volume={tls / 'ca.pem'}:/tls/ca.pem:ro", "--env=LAKEHOUSE_TEST_MYSQL_CA=/tls/ca.pem"]
-    # Many short Spark jobs in new JVMs: the second compiler and a collector with threads cost more than they give back.
-    # With the first alone, Java keeps a fifth of the room for compiled code, and begins to throw it out.
-    compiled = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
-    options += [f"--env=JDK_JAVA_OPTIONS={compiled} -XX:+UseSerialGC"]
     if DATA.is_dir():
         options += [f"--volume={DATA}:/data:ro", "--env=LAKEHOUSE_TEST_DATA=/data"]
     command = ["docker", "run", "--rm", "--name", NAME, "--network", NAME, *options, images["jobs-test"]]
