@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 from test_curate import event, raw
 
 COURSE = 10
+JOINED = "users, roles or resources say something else of the time before 2024-03-01"
 SPAN = "struct<since: bigint, until: bigint>"
 
 
@@ -107,17 +108,31 @@ def test_what_is_new_leaves_the_past_as_it_is(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "happens",
+    ("happens", "why"),
     [
-        pytest.param(lambda site: site.log(view(50, on(2, 29))), id="a late row"),
-        pytest.param(lambda site: site.spark.sql(f"DELETE FROM {growth.LOG} WHERE id < 20"), id="a purge"),
-        pytest.param(lambda site: site.staff.update({2: (on(1, 5), on(2, 1))}), id="a role at that time"),
-        pytest.param(lambda site: site.users.update({9: on(1, 1)}), id="a person of that time"),
-        pytest.param(lambda site: site.users.pop(3), id="an erased person"),
-        pytest.param(lambda site: site.resources.update({1: ("page", on(1, 1))}), id="another kind of resource"),
-        pytest.param(lambda site: setattr(site, "rules", "others"), id="other rules"),
+        pytest.param(
+            lambda site: site.log(view(50, on(2, 29))), "rows from before 2024-03-01 came to the log", id="a late row"
+        ),
+        pytest.param(
+            lambda site: site.spark.sql(f"DELETE FROM {growth.LOG} WHERE id < 20"),
+            "rows of the log were changed or removed",
+            id="a purge",
+        ),
+        pytest.param(lambda site: site.staff.update({2: (on(1, 5), on(2, 1))}), JOINED, id="a role at that time"),
+        pytest.param(lambda site: site.users.update({9: on(1, 1)}), JOINED, id="a person of that time"),
+        pytest.param(lambda site: site.users.pop(3), JOINED, id="an erased person"),
+        pytest.param(
+            lambda site: site.resources.update({1: ("page", on(1, 1))}), JOINED, id="another kind of resource"
+        ),
+        pytest.param(
+            lambda site: setattr(site, "rules", "others"), "the code or the settings have changed", id="other rules"
+        ),
     ],
 )
-def test_what_tells_of_the_past_makes_it_anew(site: Site, happens: Callable[[Site], object]) -> None:
+def test_what_tells_of_the_past_makes_it_anew(
+    site: Site, happens: Callable[[Site], object], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
     happens(site)
-    assert site.update() == set()
+    with caplog.at_level("INFO"):
+        assert site.update() == set()
+    assert f"every month is made anew, since {why}" in caplog.text

@@ -10,7 +10,6 @@ Facts hold known users only: people who were erased from `user` vanish from ever
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import hmac
 import logging
@@ -680,7 +679,9 @@ def write_events(
     past = growth.noted(spark, tables.FACT_EVENT)
     notes = {**summary, **(now.summary() if now else {})}
     users = joined.users.select("userid", "user_key")
-    if past is None or not growth.is_kept(spark, past, rules, joined):
+    why = growth.why_anew(spark, past, now, joined)
+    if past is None or why is not None:
+        log.info("fact_event: every month is made anew, since %s", why)
         # The log is nearly in order of time, so a task meets few months: no need to shuffle it by month.
         tables.replace(
             fact_event(events, users, joined.resources, joined.roles),
@@ -692,7 +693,7 @@ def write_events(
             summary=notes,
         )
         return
-    log.info("fact_event: what happened before %s stays", dt.datetime.fromtimestamp(past.before, dt.UTC).date())
+    log.info("fact_event: what happened before %s stays", growth.day(past.before))
     recent = events.where(F.col("timecreated") >= past.before)
     tables.replace_part(
         fact_event(recent, users, joined.resources, joined.roles),

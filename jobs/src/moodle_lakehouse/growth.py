@@ -89,24 +89,41 @@ def present(log: DataFrame, snapshot: int, joined: Joined, rules: str) -> Past |
     return Past(before, snapshot, joined.past(before), rules)
 
 
-def is_kept(spark: SparkSession, past: Past, rules: str, joined: Joined) -> bool:
-    """Whether rows made now of the time before would be those that were made then."""
-    return past.rules == rules and _only_grew(spark, past) and joined.past(past.before) == past.joined
+def why_anew(spark: SparkSession, past: Past | None, now: Past | None, joined: Joined) -> str | None:
+    """Why rows made now of the time before would not be those that were made then; None: they would be.
+
+    past: what is noted; now: what is to be noted (present).
+    """
+    if past is None:
+        return "nothing is noted of how it was made"
+    if now is None:
+        return "the log has no rows"
+    if past.rules != now.rules:
+        return "the code or the settings have changed"
+    why = _why_not_grown(spark, past)
+    if why is None and past.joined != (now.joined if now.before == past.before else joined.past(past.before)):
+        return f"users, roles or resources say something else of the time before {day(past.before)}"
+    return why
 
 
-def _only_grew(spark: SparkSession, past: Past) -> bool:
-    """Whether all that happened to the log since then is that rows of a later time came to it. No job runs for it."""
+def _why_not_grown(spark: SparkSession, past: Past) -> str | None:
+    """What happened to the log since then but that rows of a later time came to it. No job runs for it."""
     loaded = tables.load(spark, LOG)
     for snapshot in tables.ancestors(loaded):
         if int(snapshot.snapshotId()) == past.log:
-            return True
+            return None
         if snapshot.operation() == "replace":  # maintenance: the same rows in other files
             continue
         if snapshot.removedDataFiles(loaded.io()).iterator().hasNext():
-            return False
+            return "rows of the log were changed or removed"
         if any(_oldest(spark, loaded, file) < past.before for file in snapshot.addedDataFiles(loaded.io()).iterator()):
-            return False
-    return False
+            return f"rows from before {day(past.before)} came to the log"
+    return "the log is another one, or the snapshot that was read then is expired"
+
+
+def day(seconds: int) -> dt.date:
+    """The day (UTC) of a moment in seconds since 1970."""
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).date()
 
 
 def _oldest(spark: SparkSession, loaded: Any, file: Any) -> int:
