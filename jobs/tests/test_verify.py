@@ -82,6 +82,22 @@ def test_every_type_has_one_checksum_on_both_sides(lake: SparkSession, database:
     assert len(set(reduce(DataFrame.unionAll, hashes).collect())) == len(hashes)
 
 
+def test_text_that_moves_over_the_border_of_two_columns_differs(
+    lake: SparkSession, database: Server, moodle: config.Config
+) -> None:
+    moodle = with_extra(moodle, "local_pair")
+    fill(database, moodle, "CREATE TABLE `{p}local_pair` (`id` bigint(10) PRIMARY KEY, `a` varchar(9), `b` varchar(9))")
+    insert(
+        database, "INSERT INTO mdl_local_pair VALUES (%s, %s, %s)", [(1, "x,y", "z"), (2, "x,1:y", "z"), (3, "", "1:x")]
+    )
+    ingest.run(lake, moodle)
+    assert check(lake, moodle, "local_pair")["local_pair"].equal
+    for row, first, second in ((1, "x", "y,z"), (2, "x", "1:y,z"), (3, "1:x", "")):
+        database.query(f"UPDATE mdl_local_pair SET a = '{first}', b = '{second}' WHERE id = {row}")
+    (difference,) = check(lake, moodle, "local_pair")["local_pair"].differences
+    assert (difference.low, difference.high, difference.changed) == (1, 3, 3)
+
+
 def database_rows(database: Server) -> None:
     """The values as they are, zero dates included."""
     with database.connect(init_command="SET SESSION sql_mode = ''") as connection, connection.cursor() as cursor:
