@@ -1,8 +1,8 @@
 """Make the archive that Spark's JVMs map their classes from (Java's class data sharing), while the image is built.
 
-Half of the processor time of a short job is Java's reading, checking and linking of some 15,000 classes. A small application
-is run on a cluster of one worker, and what its driver and its executor loaded is archived. The object store, the catalog and
-the database it asks for are not there: their clients' classes are loaded nevertheless.
+Two fifths of the processor time of a short session were Java's reading, checking and linking of some 15,000 classes. A small
+application is run on a cluster of one worker, and what its driver and its executor loaded is archived. The object store, the
+catalog and the database it asks for are not there: their clients' classes are loaded nevertheless.
 
 Writes beside Spark's own files: classpath.jar (no content but a manifest that names the jars, in an order that is the same on
 every host) and classes.jsa. java-options tells the JVMs of both.
@@ -89,8 +89,8 @@ def work(driver: Path, executor: Path, scratch: Path) -> None:
     spark.sql("SELECT * FROM here.a.t.snapshots").collect()
     spark.sql("CALL here.system.rewrite_data_files(table => 'a.t')").collect()
     counted = table.join(table.groupBy("person").count(), "person")
-    rows = counted.mapInPandas(lambda frames: frames, counted.schema).persist()
-    assembled = VectorAssembler(inputCols=["person", "x"], outputCol="raw").transform(rows)
+    kept = counted.mapInPandas(lambda frames: frames, counted.schema).persist()
+    assembled = VectorAssembler(inputCols=["person", "x"], outputCol="raw").transform(kept)
     scaled = StandardScaler(inputCol="raw", outputCol="features").fit(assembled).transform(assembled)
     KMeans(k=2, maxIter=2).fit(scaled).transform(scaled).groupBy("prediction").count().collect()
     with refused():
