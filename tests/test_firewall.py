@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, load_module
+from conftest import load_module
+from runner import ROOT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

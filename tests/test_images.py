@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, load_module
+from conftest import load_module
+from runner import ROOT
 
 UIDS = yaml.safe_load((ROOT / "playbooks/group_vars/all/uids.yml").read_text())["lakehouse_uids"]
 # Who is built from whom, by what an engine would have to build again.

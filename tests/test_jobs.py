@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Runner
+from runner import ROOT, Runner
 
 # Real records for the tests that want them; those tests say that they were skipped when the folder is missing.
 DATA = Path(os.environ.get("LAKEHOUSE_TEST_DATA", ROOT.parent / "shared" / "data")).resolve()
@@ -81,7 +81,7 @@ def database(images: dict[str, str], tls: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.engine
-@pytest.mark.usefixtures("engine")
+@pytest.mark.usefixtures("engine", "aside")
 @pytest.mark.parametrize("suite", SUITES)
 def test_jobs(suite: str, images: dict[str, str], database: str, tls: Path, runner: Runner) -> None:
     options = [f"--volume={ROOT / 'jobs'}:/jobs:ro", "--workdir=/jobs", f"--env=LAKEHOUSE_TEST_MYSQL={database}"]
@@ -100,7 +100,7 @@ def test_jobs(suite: str, images: dict[str, str], database: str, tls: Path, runn
         "--color=no",
         *SUITES[suite],
     ]
-    output = runner(f"jobs-{suite}", command, timeout=1800, milestones=r"\[ *\d+%\]|^(FAILED|ERROR|SKIPPED)|^=+ .* in ")
+    output = runner(f"jobs-{suite}", command, timeout=2700, milestones=r"\[ *\d+%\]|^(FAILED|ERROR|SKIPPED)|^=+ .* in ")
     summary = output.splitlines()[-1]
     assert "passed" in summary, summary
     assert "failed" not in summary, summary

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from runner import ROOT
 
 NOWHERE = "http://127.0.0.1:9/simple"
 HELLO = """---

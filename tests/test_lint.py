@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from conftest import ROOT, project_files
+from conftest import project_files
+from runner import ROOT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret
-from conftest import ROOT
+from runner import ROOT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, project_files
+from conftest import project_files
+from runner import ROOT
 
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if (path / "tasks").is_dir())
 PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
