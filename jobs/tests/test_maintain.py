@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -136,6 +137,28 @@ def test_partitions_may_evolve_under_rows_that_are_there(
     assert partitions() == {(1, 0), (1, 2), (1, 4), (1, 6)}
     assert [row["id"] for row in raw(lake, LOG)] == list(range(1, 7))
     assert not any(one.changed or one.rows_read for one in ingest.run(lake, moodle).tables)
+
+
+@pytest.mark.parametrize("table", [LOG, "course"])  # rows that the source has purged are kept, or not
+def test_a_table_that_is_read_anew_is_partitioned_as_before(
+    lake: SparkSession, database: Server, moodle: config.Config, table: str
+) -> None:
+    fill(
+        database,
+        moodle,
+        "ALTER TABLE `{p}course` ADD `idnumber` varchar(100)",
+        "INSERT INTO `{p}course` (id) VALUES (1), (2)",
+    )
+    log_rows(database, [1, 2])
+    ingest.run(lake, dataclasses.replace(moodle, privacy=dataclasses.replace(moodle.privacy, mode="keep")))
+    lake.sql(f"ALTER TABLE {tables.raw(table)} ADD PARTITION FIELD truncate(id, 2)")
+    read_anew = {one.table: one.note for one in ingest.run(lake, moodle).tables}
+    assert read_anew[table] == "the privacy policy changed: read anew"
+    database.query(f"INSERT INTO mdl_{table} SET id = 5{', eventname = 1' if table == LOG else ''}")
+    ingest.run(lake, moodle)
+    files = lake.sql(f"SELECT record_count, partition.id_trunc_2 AS least FROM {tables.raw(table)}.files").collect()
+    assert (1, 4) in {(row["record_count"], row["least"]) for row in files}
+    assert [row["id"] for row in raw(lake, table)] == [1, 2, 5]
 
 
 def two_files(lake: SparkSession, database: Server, moodle: config.Config) -> None:

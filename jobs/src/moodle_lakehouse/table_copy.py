@@ -314,6 +314,7 @@ class _TableCopy:
     def _replace(self, look: _Look, loaded: Any, mark: Mark | None) -> TableResult:
         """Write the table anew in one commit; of a log that was there already, what the source has purged is kept."""
         ranges, purged = self._ranges(look), 0
+        spec = loaded.spec() if loaded is not None else None
         keeping = loaded is not None and self.plan.table.keeps_purged and bool(self.plan.key)
         with self.gate.take(max(1, len(ranges))):
             if not keeping and reader.serves(self.config.moodle, self.plan, ranges, look.held):
@@ -328,6 +329,8 @@ class _TableCopy:
                 fresh = self._mark(look, look.extent.rows + purged, mark)
                 run_id, summary = fresh.run_id, fresh.summary()
                 self._commit(fresh, lambda: tables.replace(df, self.table, run_id=run_id, summary=summary))
+        if spec is not None and spec.isPartitioned():
+            tables.partition_as(self.spark, self.table, spec)
         written = tables.row_count(self.spark, self.table) - purged
         rows_after, sure = self._after(look, written)
         if sure != look:  # what was written is then known by no checksum

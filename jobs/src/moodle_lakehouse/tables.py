@@ -202,6 +202,20 @@ def _written(spark: SparkSession, loaded: Any, write: Callable[[Files], Sequence
         )
 
 
+def partition_as(spark: SparkSession, table: str, spec: Any) -> None:
+    """Partition by a specification that the table had, and lost when it was written anew, what is written from now on."""
+    loaded = load(spark, table)
+    if loaded.spec().isPartitioned():
+        return
+    transform = spark._jvm.org.apache.iceberg.expressions.Expressions.transform  # type: ignore[union-attr]
+    change = loaded.updateSpec()
+    for field in spec.fields():
+        column = spec.schema().findColumnName(field.sourceId())
+        if loaded.schema().findField(column) is not None:
+            change.addField(field.name(), transform(column, field.transform()))
+    change.commit()
+
+
 def _with_summary(commit: Any, run_id: str, summary: Mapping[str, str]) -> Any:
     for key, value in {RUN_ID: run_id, **summary}.items():
         commit.set(key, value)
