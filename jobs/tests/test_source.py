@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import os
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -145,6 +146,48 @@ def test_connection_that_breaks_while_a_table_is_read_costs_another_reading(
     ingest.run(lake, moodle)
     assert len(cut) == 1
     assert [row["id"] for row in raw(lake, "course")] == [1, 2]
+
+
+@contextlib.contextmanager
+def cut_off_once(database: Server, after: int) -> Iterator[tuple[int, list[int]]]:
+    """A port that leads to the server, and ends the first connection whose answers are longer than so many bytes; which it adds."""
+    cut: list[int] = []
+
+    class Way(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((database.host, database.port)) as there:
+                threading.Thread(target=self.ask, args=[there], daemon=True).start()
+                passed = 0
+                while answer := there.recv(65_536):
+                    passed += len(answer)
+                    if passed > after and not cut:
+                        cut.append(passed)
+                        break
+                    self.request.sendall(answer)
+
+        def ask(self, there: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while question := self.request.recv(65_536):
+                    there.sendall(question)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Way) as ways:
+        threading.Thread(target=ways.serve_forever, daemon=True).start()
+        try:
+            yield ways.server_address[1], cut
+        finally:
+            ways.shutdown()
+
+
+def test_answer_that_ends_in_the_middle_costs_another_reading(
+    lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(database, moodle, "ALTER TABLE `{p}course` ADD `fullname` text")
+    insert(database, "INSERT INTO mdl_course VALUES (%s, %s)", [(i, "x" * 1000) for i in range(2000)])
+    monkeypatch.setattr(source, "PAUSES", (0,))
+    with cut_off_once(database, after=1_000_000) as (port, cut):
+        ingest.run(lake, changed(moodle, host="127.0.0.1", port=port))
+    assert len(cut) == 1
+    assert [row["id"] for row in raw(lake, "course")] == list(range(2000))
 
 
 def test_hashed_column_is_the_keyed_hash_of_its_value(
