@@ -162,7 +162,9 @@ def views(lake: SparkSession, *rows: tuple[int, dt.datetime, str, str]) -> None:
     tables.replace(df, tables.FACT_EVENT, run_id="views")
 
 
-def test_history_is_what_was_done_to_moodles_tables(lake: SparkSession, site: Site, moodle: config.Config) -> None:
+def test_history_is_what_was_done_to_moodles_tables(
+    lake: SparkSession, site: Site, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before_all = dt.datetime.now(dt.UTC)
     ingest.run(lake, moodle)
     assert history.run(lake) == 5
@@ -223,8 +225,16 @@ def test_history_is_what_was_done_to_moodles_tables(lake: SparkSession, site: Si
 
     made = mart_snapshots(lake)
     ingest.run(lake, moodle)
-    assert history.run(lake) == history.run(lake, refresh=False) == len(last)
-    assert mart_snapshots(lake) == made  # nothing new, nothing written
+    with monkeypatch.context() as patch:
+        patch.setattr(history, "_update", None)
+        assert history.run(lake) == history.run(lake, refresh=False) == len(last)
+    assert mart_snapshots(lake) == made  # nothing new, nothing done
+    views(lake, (12, seen - day, "viewed", "student"))
+    history.run(lake, refresh=False)
+    assert mart(lake) == last
+    history.run(lake)
+    last = mart(lake)
+    assert (last[12, "hidden"]["views_before"], last[12, "hidden"]["views_after"]) == (1, 0)
     lake.sql(f"DROP TABLE {tables.RESOURCE_HISTORY} PURGE")
     history.run(lake)
     assert mart(lake) == last  # all in one go is the same as bit by bit

@@ -21,7 +21,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from moodle_lakehouse import asof, curate, ops, tables
+from moodle_lakehouse import asof, curate, made_from, ops, tables
 from moodle_lakehouse.curate import MODULE_CREATED, MODULE_DELETED, MODULE_UPDATED
 from moodle_lakehouse.errors import ConfigError, LakehouseError
 
@@ -31,6 +31,10 @@ PROPERTY = "lakehouse.history"  # in the summary of the mart's snapshots: how fa
 VIEW_DAYS = 28  # a resource's views are counted over so many days before and after a change
 LATE_DAYS = 7  # what the log says later than this about a change is not looked for
 BATCH = 24  # ingests that are compared in one go
+# What refreshes recent changes: their events and who did them, of raw tables, and their views, of fact_event.
+_REFRESHED_BY = (
+    *map(tables.raw, ("logstore_standard_log", "context", "role", "role_assignments")), tables.FACT_EVENT,
+)  # fmt: skip
 
 SHOWN, HIDDEN, NOT_LISTED = "shown", "hidden", "not on the course page"
 SNAPSHOTS, LOG = "snapshots", "log"
@@ -60,13 +64,15 @@ class Mark:
     """How far the mart has come, in ms since 1970.
 
     begins: the end of the first ingest; seen: of the last one that was looked at; snapshots: of each table then;
-    gaps: (table, from, to) where snapshots had expired before they were looked at.
+    gaps: (table, from, to) where snapshots had expired before they were looked at; made_from: the stamp of what
+    recent changes were refreshed by.
     """
 
     begins: int
     seen: int
     snapshots: dict[str, int]
     gaps: list[list[Any]] = field(default_factory=list)
+    made_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class _Moment:
 
 
 def run(spark: SparkSession, *, refresh: bool = True) -> int:
-    """Bring marts.resource_history up to the last ingest; returns its rows. Writes nothing when nothing is new.
+    """Bring marts.resource_history up to the last ingest; returns its rows. Does nothing when nothing is new.
 
     refresh: also look again at recent changes, whose views go on and whose log events may have come since.
     """
@@ -108,8 +114,9 @@ def run(spark: SparkSession, *, refresh: bool = True) -> int:
                 where=tables.JOB_RUN,
                 remedy="run ingest; the history begins with it",
             )
-        if moments or refresh:
-            job.detail.update(_update(spark, raw, versions, moments, mark, names))
+        stamp = made_from.stamp(made_from.rows(spark, _REFRESHED_BY))
+        if moments or (refresh and mark is not None and mark.made_from != stamp):
+            job.detail.update(_update(spark, raw, versions, moments, mark, names, stamp))
         return tables.row_count(spark, tables.RESOURCE_HISTORY)
 
 
@@ -198,6 +205,7 @@ def _update(
     moments: Sequence[_Moment],
     mark: Mark | None,
     names: Sequence[str],
+    stamp: str,
 ) -> dict[str, Any]:
     gaps = _gaps(versions, mark) if mark is not None and moments else []
     for name, since, until in gaps:
@@ -212,10 +220,11 @@ def _update(
         seen=seen,
         snapshots={name: v.snapshot_id for name, of in versions.items() if (v := _at(of, seen)) is not None},
         gaps=[*(mark.gaps if mark is not None else []), *gaps],
+        made_from=stamp,
     )
-    if not ends:  # nothing to look at: then nothing is noted
+    if not ends:  # nothing new to look at: then nothing of that is noted
         assert mark is not None
-        fresh = mark
+        fresh = dataclasses.replace(mark, made_from=stamp)
     base = mark.seen if mark is not None else ends[0]
     later = moments if mark is not None else moments[1:]
     changes = _empty(spark)
