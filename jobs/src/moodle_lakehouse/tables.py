@@ -205,8 +205,6 @@ def _written(spark: SparkSession, loaded: Any, write: Callable[[Files], Sequence
 def partition_as(spark: SparkSession, table: str, spec: Any) -> None:
     """Partition by a specification that the table had, and lost when it was written anew, what is written from now on."""
     loaded = load(spark, table)
-    if loaded.spec().isPartitioned():
-        return
     transform = spark._jvm.org.apache.iceberg.expressions.Expressions.transform  # type: ignore[union-attr]
     change = loaded.updateSpec()
     for field in spec.fields():
