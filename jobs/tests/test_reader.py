@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mariadb import Server
-from moodle_lakehouse import config, ingest, reader, table_copy, tables, watermark
+from moodle_lakehouse import config, ingest, reader, storage, table_copy, tables, watermark
+from pyarrow import int64, parquet, schema, string, table
 from pyspark.sql import SparkSession
 from small_moodle import fill, insert, lake_rows, plans, source_rows
 
@@ -111,3 +113,13 @@ def test_rows_a_second_are_limited(
     (found,) = [row for row in ingest.run(lake, one).tables if row.table == "local_wide"]
     assert found.inserted == 4000
     assert found.seconds > 3.9
+
+
+def test_text_has_dictionaries_and_numbers_have_bounds(tmp_path: Path) -> None:
+    fields = schema([storage.field("id", int64(), 1), storage.field("eventname", string(), 2)])
+    with storage.parquet(str(tmp_path / "one.parquet"), fields, {}) as writer:
+        writer.write_table(table([[1, 2, 3], ["a", "a", "b"]], fields))
+    group = parquet.read_metadata(tmp_path / "one.parquet").row_group(0)
+    number, text = group.column(0), group.column(1)
+    assert (number.has_dictionary_page, number.statistics.min, number.statistics.max) == (False, 1, 3)
+    assert (text.has_dictionary_page, text.statistics) == (True, None)
