@@ -34,7 +34,7 @@ def lake(spark: SparkSession) -> SparkSession:
     """The session with every table of the lake removed."""
     for namespace in tables.NAMESPACES:
         for row in spark.sql(f"SHOW TABLES IN {tables.CATALOG}.{namespace}").collect():
-            spark.sql(f"DROP TABLE {tables.CATALOG}.{namespace}.`{row['tableName']}` PURGE")
+            spark.sql(f"DROP TABLE {tables.CATALOG}.{namespace}.`{row['tableName']}`")  # the folder goes
     return spark
 
 
