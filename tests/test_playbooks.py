@@ -73,3 +73,21 @@ def test_whom_clients_of_the_object_store_ask(run: Run, tmp_path: Path, stores: 
     (tmp_path / "group_vars" / "lakehouse.yml").write_text("lakehouse_minio_endpoint: http://balancer:9000\n")
     asked = dict(re.findall(r"(h\d+)=(\S+?)['\"]?$", run(*command).stdout, re.MULTILINE))
     assert asked == dict.fromkeys(hosts, "http://balancer:9000")
+
+
+@pytest.mark.parametrize(
+    ("known", "shown", "hidden"),
+    [
+        ({"__jobs_pipeline": {"stdout": "Curated tables\n\nAs of 2025 (run 1)\n\nMost at risk\n"}}, "As of 2025 (run 1)\n\nMost at risk", "Curated"),
+        ({"__jobs_pipeline": {"skipped": True}, "__jobs_report": {"stdout": "Most at risk\n"}}, "Most at risk", "No results"),
+        ({}, "No results yet: ./lakehouse run local -e verb=pipeline", "As of"),
+    ],
+)  # fmt: skip
+def test_summary_shows_the_report(run: Run, known: dict[str, Any], shown: str, hidden: str) -> None:
+    """That of the pipeline, without its tables, where it has just run; else the one that was made for it."""
+    summary = "msg={{ lookup('ansible.builtin.template', 'summary.txt.j2') }}"
+    command = ["ansible", "spark_master", "-i", "inventories/local", "--playbook-dir", "playbooks", "-m", "debug"]
+    told = run(*command, "-a", summary, "-e", json.dumps(known)).stdout
+    lines = re.sub(r"^ +", "", told, flags=re.MULTILINE)
+    assert shown in lines, told
+    assert hidden not in lines
