@@ -79,6 +79,7 @@ def test_whom_clients_of_the_object_store_ask(run: Run, tmp_path: Path, stores: 
     ("known", "shown", "hidden"),
     [
         ({"__jobs_pipeline": {"stdout": "Curated tables\n\nAs of 2025 (run 1)\n\nMost at risk\n"}}, "As of 2025 (run 1)\n\nMost at risk", "Curated"),
+        ({"__jobs_pipeline": {"stdout": "Told in another way\n"}}, "Told in another way", "No results"),
         ({"__jobs_pipeline": {"skipped": True}, "__jobs_report": {"stdout": "Most at risk\n"}}, "Most at risk", "No results"),
         ({}, "No results yet: ./lakehouse run local -e verb=pipeline", "As of"),
     ],
