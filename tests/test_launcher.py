@@ -149,10 +149,12 @@ def test_unreachable_index(checkout: Path) -> None:
 
 def test_environment_is_made_once_and_made_again(checkout: Path) -> None:
     """One fresh checkout: used from elsewhere, interrupted, and with a new lock."""
-    first = launch(checkout, "hello", "prod", "-e", "greeting=friend")
+    first = launch(checkout, "hello", "prod", "-e", "greeting=friend", PYTHONDONTWRITEBYTECODE="1")
     assert first.returncode == 0, first.stderr
     assert "making" in first.stderr
     assert "hello from prod, friend" in first.stdout
+    compiled = list((checkout / ".venv").glob("lib/*/site-packages/ansible/plugins/action/__pycache__/debug.*.pyc"))
+    assert compiled, "Ansible's plugins would be compiled anew in each task's process"
 
     began = time.monotonic()
     second = launch(checkout, "hello")
