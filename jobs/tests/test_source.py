@@ -57,6 +57,8 @@ def test_verified_tls_reads_as_a_user_who_may_not_do_without(
     with user(database, "encrypted", "REQUIRE SSL"):
         secure = changed(moodle, user="encrypted", tls="verify-full", tls_ca=ca)
         ingest.run(lake, secure)
+        with pytest.raises(SourceError, match="Access denied"):
+            ingest.inspect(changed(moodle, user="encrypted", tls="disabled"))
     assert [row["id"] for row in raw(lake, "course")] == [1, 2]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import ssl
@@ -42,6 +43,7 @@ _REMEDIES = {
     1698: "check moodle user and password (an account that logs in by socket only needs a password)",
     2002: "check that the database runs and that host and port are right",
     2003: "check that the database runs and that host and port are right",
+    3159: "the server wants encrypted connections: set lakehouse_moodle_tls to verify-full",
     2013: "the connection broke: check the network and the server's log",
 }
 
@@ -116,7 +118,8 @@ def _connection(moodle: MoodleConfig) -> pymysql.Connection[Cursor]:
                 connect_timeout=CONNECT_SECONDS,
                 read_timeout=600,
                 autocommit=True,
-                ssl=_tls(moodle),
+                ssl=_tls(moodle.tls, moodle.tls_ca),
+                ssl_disabled=moodle.tls == "disabled",
             )
         except (pymysql.err.MySQLError, RuntimeError) as error:  # RuntimeError: an authentication method it lacks
             told = _told(error, moodle)
@@ -127,12 +130,13 @@ def _connection(moodle: MoodleConfig) -> pymysql.Connection[Cursor]:
     raise AssertionError("the last attempt returns or raises")
 
 
-def _tls(moodle: MoodleConfig) -> ssl.SSLContext | None:
+@functools.cache  # it reads all authorities that the system knows, which takes longer than to connect
+def _tls(mode: str, authority: str | None) -> ssl.SSLContext | None:
     """What the server has to prove; None: nothing."""
-    if moodle.tls == "disabled":
+    if mode == "disabled":
         return None
     try:
-        context = ssl.create_default_context(cadata=moodle.tls_ca)
+        context = ssl.create_default_context(cadata=authority)
     except ssl.SSLError as error:
         raise ConfigError(
             f"The authority's certificate for Moodle's database cannot be used: {error.reason or error}",
@@ -140,7 +144,7 @@ def _tls(moodle: MoodleConfig) -> ssl.SSLContext | None:
             remedy="give the text of a PEM file in lakehouse_moodle_tls_ca and deploy again",
         ) from None
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # the authorities that MySQL and MariaDB make lack extensions
-    context.check_hostname = moodle.tls == "verify-full"
+    context.check_hostname = mode == "verify-full"
     return context
 
 
