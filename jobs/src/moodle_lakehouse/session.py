@@ -88,7 +88,7 @@ def local(warehouse: str | os.PathLike[str], *, cores: int = 2, name: str = "moo
         .config("spark.sql.defaultCatalog", tables.CATALOG)
         .config("spark.sql.catalogImplementation", "in-memory")
         .config("spark.ui.enabled", "false")
-        .config("spark.driver.memory", "1g")
+        .config("spark.driver.memory", "2g")
         .config("spark.driver.host", "127.0.0.1")
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.sql.codegen.cache.maxEntries", "1000")
