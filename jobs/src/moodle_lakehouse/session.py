@@ -36,6 +36,9 @@ _DEFAULTS = {
     "spark.ui.showConsoleProgress": "false",
 }
 
+# For what is read in this process: too little to be worth planning each of its stages anew when the last is known.
+_IN_PROCESS = {"spark.sql.shuffle.partitions": "2", "spark.sql.adaptive.enabled": "false"}
+
 
 def create(job: str, config: Config, *, on_cluster: bool = True) -> SparkSession:
     """A session for the named job, on the cluster unless it reads so little that its executors would take longer."""
@@ -45,8 +48,8 @@ def create(job: str, config: Config, *, on_cluster: bool = True) -> SparkSession
         "spark.cores.max", str(config.spark.cores_max)
     )
     if not on_cluster:
-        builder = builder.master(f"local[{config.spark.cores_max}]").config("spark.sql.shuffle.partitions", "2")
-    for key, value in _DEFAULTS.items():
+        builder = builder.master(f"local[{config.spark.cores_max}]")
+    for key, value in {**_DEFAULTS, **({} if on_cluster else _IN_PROCESS)}.items():
         builder = builder.config(key, value)
     with _stdout_is_stderr():
         try:
@@ -97,10 +100,10 @@ def local(warehouse: str | os.PathLike[str], *, cores: int = 2, name: str = "moo
     jars = test_jars()
     if jars:
         builder = builder.config("spark.jars", ",".join(jars))
-    for key, value in _DEFAULTS.items():
+    for key, value in {**_DEFAULTS, **_IN_PROCESS}.items():
         builder = builder.config(key, value)
     with _stdout_is_stderr():
-        spark = builder.config("spark.sql.shuffle.partitions", "2").getOrCreate()
+        spark = builder.getOrCreate()
     _finish(spark)
     return spark
 
