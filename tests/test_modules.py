@@ -75,6 +75,13 @@ def test_nothing_is_written_where_one_file_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_check_mode_needs_nothing_that_validates(tmp_path: Path) -> None:
+    files = {str(tmp_path / "compose.yml"): {"content": "", "validate": "/not/installed/yet %s", **OWN}}
+    assert host_files(files=files, _ansible_check_mode=True)["written"] == list(files)
+    assert host_files(files=files)["failed"]
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_relative_name_needs_its_directory() -> None:
     assert "a: a relative name needs the option directory" in host_files(files={"a": {"content": ""}})["msg"]
     assert "directory" in host_files(files={}, exact=True)["msg"]

@@ -26,7 +26,7 @@ is_debian: {type: bool, description: Whether it is a Debian.}
 release: {type: int, description: Its major version; 0 where it tells none.}
 codename: {type: str, description: Its release's name.}
 systemd: {type: bool, description: Whether systemd is process 1.}
-installed: {type: list, elements: str, description: The packages that are installed.}
+installed: {type: list, elements: str, description: The packages that are installed; none on another system.}
 daemon: {type: dict, description: The settings of /etc/docker/daemon.json.}
 has_lists: {type: bool, description: Whether apt has ever fetched a list of Debian's packages.}
 archive: {type: str, description: The Debian archive that its release comes from; empty where apt knows none.}
@@ -73,18 +73,18 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    release, codename = int(distro.major_version() or 0), distro.codename()
+    is_debian, release, codename = distro.id() == "debian", int(distro.major_version() or 0), distro.codename()
     policy = ""
-    if release < module.params["native_release"]:
+    if is_debian and release < module.params["native_release"]:
         _, policy, _ = module.run_command(["apt-cache", "policy"])
     module.exit_json(
         changed=False,
         distribution=distro.name(pretty=True),
-        is_debian=distro.id() == "debian",
+        is_debian=is_debian,
         release=release,
         codename=codename,
         systemd=os.path.isdir("/run/systemd/system"),
-        installed=installed(module),
+        installed=installed(module) if is_debian else [],
         daemon=daemon_options(module),
         has_lists="o=Debian" in policy,
         archive=archive(policy, codename, "Debian"),

@@ -16,6 +16,7 @@ short_description: Tells what of the packet filter a host has, and where ssh lis
 description: Reads only.
 options:
   unit: {type: path, required: true, description: The unit that loads the rules at boot.}
+  ask_sshd: {type: bool, required: true, description: Whether sshd's ports are looked for.}
 """
 
 RETURN = """
@@ -77,17 +78,26 @@ def came_by() -> Iterator[int]:
             return
         for variable in environment:
             if variable.startswith(b"SSH_CONNECTION="):
-                yield int(variable.split()[3])
+                yield from map(int, variable.split()[3:4])
                 return
         process = parent_of(process)
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec={"unit": {"type": "path", "required": True}}, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={
+            "unit": {"type": "path", "required": True},
+            "ask_sshd": {"type": "bool", "required": True},
+        },
+        supports_check_mode=True,
+    )
     systemd = os.path.isdir("/run/systemd/system")
-    # Not sshd's configuration, which may be newer than the process.
-    _, sockets, _ = module.run_command(["ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"])
-    ports = {*listening_ports(sockets), *(sockets_of_systemd(module) if systemd else [])}
+    ports: set[int] = set()
+    if module.params["ask_sshd"]:
+        # Not sshd's configuration, which may be newer than the process. A port that is not found would be closed.
+        show = ["ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"]
+        _, sockets, _ = module.run_command(show, check_rc=True)
+        ports = {*listening_ports(sockets), *(sockets_of_systemd(module) if systemd else [])}
     module.exit_json(
         changed=False,
         systemd=systemd,
