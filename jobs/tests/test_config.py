@@ -53,6 +53,11 @@ def test_fault_is_named_with_file_and_key(
     assert caught.value.exit_code == 2
 
 
+def test_data_without_a_site_behind_them_have_no_url(document: dict[str, Any]) -> None:
+    document["moodle"]["url"] = None
+    assert config.parse(document, "jobs.yml").moodle.url is None
+
+
 def test_every_fault_is_told_at_once(document: dict[str, Any]) -> None:
     del document["moodle"]["host"]
     document["surplus"] = 1

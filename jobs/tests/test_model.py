@@ -19,7 +19,7 @@ from model_lake import AS_OF, SCHEMAS, TERMS, WEEKS, Lake, small_site
 from moodle_lakehouse import asof, features, labels, model, model_learn, model_reasons, ops, report, tables
 from moodle_lakehouse import config as configuration
 from moodle_lakehouse.errors import LakehouseError
-from moodle_lakehouse.model_registry import CARD, Registry
+from moodle_lakehouse.model_registry import CARD, NOTE, Registry
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -233,6 +233,9 @@ def test_too_little_data_is_refused_and_told(
 
     (run,) = mlflow.search_runs(experiment_names=[settings.mlflow.experiment], output_format="list")
     assert run.data.tags["refused"] == "true"
+    assert run.info.run_name == "train 2024-02-25: refused"
+    assert run.data.tags[NOTE].startswith(f"No model was trained. {card_link(run)}\n")
+    assert "0 finished courses with an outcome" in run.data.tags[NOTE]
     assert "0 finished courses with an outcome" in mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{CARD}")
     told = spark.table(tables.MODEL_CARD).where("section = 'refusal' and as_of = timestamp'2024-02-25'").collect()
     assert [row["model_version"] for row in told] == [None]
@@ -276,6 +279,56 @@ def test_the_card_of_a_training_and_its_scores(site: Site) -> None:
     assert "Drift against the training data" in pages[1]
 
 
+def card_link(run: Any) -> str:
+    """How the description of a run leads to its card, on whatever address the pages are."""
+    return f"[The whole model card](#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifactPath/{CARD})"
+
+
+def test_the_card_in_short_is_what_mlflow_shows_first(site: Site) -> None:
+    """On the run's page and on the version's, measures beside the baselines week by week."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    champion = Registry(site.config.mlflow).champion()
+    assert champion is not None
+    run = client.get_run(champion.run)
+    assert run.info.run_name == f"train {AS_OF:%Y-%m-%d}"
+    text = run.data.tags[NOTE]
+    assert client.get_model_version(site.config.mlflow.model, champion.version).description == text
+    measured = f"{run.data.metrics['auc']:.3f} / {run.data.metrics['brier']:.3f}"
+    assert text.startswith(f"It became champion: AUC / Brier score {measured}. {card_link(run)}\n")
+    assert "**It predicts** non_completion: not completing the course" in text
+    assert "**It learnt from** 4 courses with " in text
+    assert "- It knows courses like these: 2 courses that started " in text
+    assert "- Demographic attributes are not used." in text
+    head, rule, *rows = [
+        [cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines() if line[:1] == "|"
+    ]
+    assert head[:4] == ["after week", "students", "model", "logistic regression"]
+    assert set(rule) == {"---"}
+    assert [row[0] for row in rows] == ["0", "4", "all"]
+    assert rows[0][2].startswith(f"{client.get_metric_history(champion.run, 'week_auc')[0].value:.3f} / 0.")
+    assert rows[-1][2] == measured
+    assert client.get_registered_model(site.config.mlflow.model).description
+    experiment = client.get_experiment_by_name(site.config.mlflow.experiment)
+    assert experiment is not None
+    assert f"(#/models/{site.config.mlflow.model})" in experiment.tags[NOTE]
+
+
+def test_what_a_person_wrote_of_the_experiment_and_the_model_stays(tmp_path: Path) -> None:
+    import mlflow
+
+    settings = settings_in(tmp_path)
+    registry = Registry(settings.mlflow)
+    client = mlflow.MlflowClient()
+    experiment = client.create_experiment(settings.mlflow.experiment, tags={NOTE: "ours"})
+    client.create_registered_model(settings.mlflow.model, description="ours")
+    registry.log_refusal("train 2025-01-01: refused")
+    registry._describe_model()
+    assert client.get_experiment(experiment).tags[NOTE] == "ours"
+    assert client.get_registered_model(settings.mlflow.model).description == "ours"
+
+
 def test_the_same_data_teach_nothing_new(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     before = site.spark.table(tables.MODEL_CARD).count()
     with caplog.at_level(logging.INFO, logger="moodle_lakehouse"):
@@ -297,6 +350,11 @@ def test_a_model_that_is_not_better_does_not_become_champion(
     assert Registry(site.config.mlflow).version("2").model.spec.courses == (10, 11, 20, 21)
     assert "It does not become champion (version 1 remains)" in caplog.text
     assert "of champion: better by -0." in caplog.text
+    import mlflow
+
+    text = mlflow.MlflowClient().get_model_version(site.config.mlflow.model, "2").description
+    assert text.startswith("It did not become champion: AUC / Brier score 0.")
+    assert re.search(r"^- AUC .* of champion: better by -0\.", text, re.MULTILINE)
     told = site.spark.table(tables.MODEL_CARD).where("model_version = '2' and name = 'became_champion'").collect()
     assert [row["value"] for row in told] == [0.0]
 

@@ -55,6 +55,7 @@ def test_text_holds_the_ten_most_at_risk(scored: SparkSession, settings: Config)
     assert "+5 pts" in text
     assert "new" in text
     assert "http://localhost/moodle/user/view.php?id=2100&course=30" in text
+    assert report.NO_LINKS not in text
     assert "K0-2" in text
     assert "12 students in 1 running courses scored as of 2025-02-25 by model version 2" in text
     assert "everything from 2025-02-25 00:00 UTC on left out" in text
@@ -71,6 +72,18 @@ def test_moves_between_terms_are_told_the_most_frequent_first() -> None:
         "Of 20 courses given again in a later term 5 stayed what they were; moved: 5 from k0 to forum, 4 from k1 to forum,"
         " 3 from k2 to forum, 3 others."
     )
+
+
+def test_where_no_moodle_stands_behind_the_data_ids_take_the_place_of_links(
+    scored: SparkSession, settings: Config
+) -> None:
+    nowhere = dataclasses.replace(settings, moodle=dataclasses.replace(settings.moodle, url=None))
+    text = report.render(scored, nowhere, AS_OF)
+    assert "view.php" not in text
+    assert "user 2100, course 30" in text
+    assert [line for line in text.splitlines() if "lakehouse_moodle_url" in line] == [report.NO_LINKS]
+    document = json.loads(report.render(scored, nowhere, AS_OF, format="json"))
+    assert [document["students"][0][name] for name in ("userid", "courseid", "link")] == [2100, 30, None]
 
 
 def test_document_says_the_same(scored: SparkSession, settings: Config) -> None:

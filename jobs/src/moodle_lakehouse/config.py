@@ -36,6 +36,7 @@ class MoodleConfig:
 
     tls: verify-full checks the server's certificate and its name, verify-ca the certificate alone (MySQL's own, made
     at its installation, names no host). columns: table -> column -> keep, hash or drop, before what the catalogue says.
+    url: the site as its users know it; null: there is none, as behind the data of a demo.
     """
 
     host: str
@@ -44,7 +45,7 @@ class MoodleConfig:
     user: str
     password_file: str
     prefix: str
-    url: str
+    url: str | None
     max_connections: int = field(default=4, metadata={"minimum": 1})
     max_rows_per_second: int | None = field(default=None, metadata={"minimum": 1000})
     tls: str = field(default="disabled", metadata=_choice("disabled", "verify-ca", "verify-full"))

@@ -30,15 +30,13 @@ from moodle_lakehouse import (
 from moodle_lakehouse import model_learn as learn
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.errors import LakehouseError, bullet_list
-from moodle_lakehouse.model_registry import CARD, Entry, Registered, Registry
+from moodle_lakehouse.model_registry import Entry, Registered, Registry
 
 log = logging.getLogger(__name__)
 
 # Bands of the calibrated probability: of ten students in "high", six or more will not make it, of ten in
 # "low" three at most.
 HIGH, MEDIUM = 0.6, 0.3
-# The weeks in which a card compares groups.
-CARD_WEEKS = (0, 4, 8, 12, 16, 20)
 REFERENCE = "reference.json"
 
 RISK_COLUMNS = (
@@ -62,7 +60,8 @@ def train(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> Non
     except learn.TooLittleDataError as refusal:
         log.warning("No model was trained. %s", refusal)
         card = model_card.refused(config, as_of, snapshots, str(refusal))
-        registry.log_refusal(model_card.html(card))
+        run = registry.log_refusal(f"{_run_name(as_of)}: refused")
+        registry.show_card(run, model_card.html(card), model_card.markdown(card, registry.card_link(run)))
         model_card.write(spark, card)
         return
     rows = rows.persist()
@@ -86,14 +85,15 @@ def train(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> Non
     finally:
         rows.unpersist()
     documents = {"measures.json": measured, REFERENCE: reference}
-    entry = Entry(_params(model, courses, config, as_of), _series(measured), documents, data)
+    entry = Entry(_run_name(as_of), _params(model, courses, config, as_of), _series(measured), documents, data)
     registered = registry.register(model, entry)
     failed = [check for check in checks if not check.passed]
     if not failed:
         registry.promote(registered.version)
     card.update(version=registered.version, champion=not failed)
     registry.log_text(registered.run, json.dumps(card, default=str), model_card.DOCUMENT)
-    registry.log_text(registered.run, model_card.html(card), CARD)
+    summary = model_card.markdown(card, registry.card_link(registered.run))
+    registry.show_card(registered.run, model_card.html(card), summary, registered.version)
     model_card.write(spark, card)
     overall = measured["overall"]
     log.info(
@@ -146,7 +146,7 @@ def _against_champion(
 def group_gaps(spark: SparkSession, scored: DataFrame, capacity: int) -> tuple[list[dict[str, Any]], list[str]]:
     """The gaps between groups of every field the lake knows, in a few weeks, and what cannot be compared."""
     weeks = sorted(row["week"] for row in scored.select("week").distinct().collect())
-    shown = [week for week in CARD_WEEKS if week in weeks] or weeks
+    shown = model_card.some_weeks(weeks)
     found, refused = [], []
     for field in groups.fields(spark):
         grouped = groups.by(spark, field, scored.where(F.col("week").isin(shown)))
@@ -365,6 +365,11 @@ def risk(rows: DataFrame, champion: Registered, moment: dt.datetime, snapshots: 
         )
         .select(*RISK_COLUMNS)
     )
+
+
+def _run_name(as_of: dt.datetime | None) -> str:
+    """What MLflow lists a training by: the day it looks from."""
+    return f"train {asof.utc(as_of) if as_of else dt.datetime.now(dt.UTC):%Y-%m-%d}"
 
 
 def _when(as_of: dt.datetime | None) -> str:

@@ -19,6 +19,10 @@ from moodle_lakehouse.config import Config
 from moodle_lakehouse.model_champion import Check
 
 DOCUMENT = "model_card.json"
+# The weeks in which groups are compared and which the summary shows
+WEEKS = (0, 4, 8, 12, 16, 20)
+# How many lines a list of the summary has
+MOST = 6
 
 # Grain: run, job, section, subject, name and week. value with its interval low to high, or text.
 SCHEMA = T.StructType(
@@ -68,6 +72,7 @@ def trained(
         },
         "window": {
             "courses": len(courses),
+            "terms": "; ".join(learn.describe(term) for term in learn.terms(courses)),
             "enrolments": students,
             "base_rate": positives / students,
             "first_start": min(starts).isoformat(),
@@ -111,6 +116,10 @@ def _head(job: str, config: Config, as_of: dt.datetime | None, snapshots: Mappin
         "snapshots": {table: snapshots[table] for table in sorted(snapshots)},
     }
     return {"job": job, "model": config.mlflow.model, "version": None, job: own}
+
+
+def some_weeks(weeks: Sequence[int]) -> Sequence[int]:
+    return [week for week in WEEKS if week in weeks] or weeks
 
 
 def write(spark: SparkSession, card: dict[str, Any]) -> None:
@@ -231,6 +240,58 @@ def html(card: dict[str, Any]) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
+
+
+def markdown(card: dict[str, Any], link: str) -> str:
+    """The card's essence, as MLflow shows it with a run: what is predicted, from what, how well, within which limits.
+
+    Its first lines are all that a list shows, as they stand here. link leads to the whole card.
+    """
+    link, protocol = f"[The whole model card]({link})", card["protocol"]
+    if "measures" not in card:
+        told = [f"No model was trained. {link}", *card["refusals"], f"**It would predict** {protocol['label']}."]
+        return "\n\n".join(told)
+    window, measures, overall = card["window"], card["measures"], card["overall"]
+    verdict = "It became champion" if card["champion"] else "It did not become champion"
+    shown = some_weeks([week["week"] for week in measures["model"]])
+    rows = [
+        (str(week[0]["week"]), f"{week[0]['students']:,}", *[_pair(found) for found in week])
+        for week in zip(*measures.values(), strict=True)  # the model's first
+        if week[0]["week"] in shown
+    ]
+    rows.append(("all", "", *[_pair(overall[name]) for name in measures]))
+    head = ("after week", "students", *[name.replace("_", " ") for name in measures])
+    lines = [head, tuple("---" for _ in head), *rows]
+    limits = [
+        f"It knows courses like these: {window['terms']}.",
+        f"Demographic attributes are {protocol['demographics']}.",
+        "A probability is a reason to look at somebody, not a verdict; of who is listed, some will make it.",
+        *card.get("refusals", []),
+    ]
+    failed = [check["text"] for check in card["checks"] if not check["passed"]]
+    return "\n\n".join(
+        [
+            f"{verdict}: AUC / Brier score {_pair(overall['model'])}. {link}",
+            *([_items(failed)] if failed else []),
+            f"**It predicts** {protocol['label']}, for each student at the end of each week of a course.",
+            f"**It learnt from** {window['courses']:,} courses with {window['enrolments']:,} enrolments, of which"
+            f" {window['base_rate']:.0%} had this outcome.",
+            f"**AUC / Brier score** beside the baselines', {protocol['split']}:",
+            "\n".join(f"| {' | '.join(line)} |" for line in lines),
+            "**Limits**",
+            _items(limits),
+        ]
+    )
+
+
+def _pair(measures: Mapping[str, Any]) -> str:
+    auc, brier = measures["auc"], measures["brier"]
+    return f"{'none' if auc is None else format(auc, '.3f')} / {'none' if brier is None else format(brier, '.3f')}"
+
+
+def _items(lines: Sequence[str]) -> str:
+    more = [f"and {len(lines) - MOST} more, which the whole card names"] if len(lines) > MOST else []
+    return "\n".join(f"- {line}" for line in [*lines[:MOST], *more])
 
 
 def _verdict(card: dict[str, Any]) -> str:

@@ -29,6 +29,8 @@ CHAMPION = "champion"
 BOOSTER, SPEC = "booster.json", "spec.json"
 CARD = "model_card.html"
 DATA = "data"  # the tag of a version that says what it was made of
+NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as a description
+LONGEST = 5000  # characters of a description that MLflow takes
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Registered:
 class Entry:
     """What a training leaves in the registry: measures by name as (step, value), documents and texts by file name."""
 
+    name: str  # of the run
     params: dict[str, Any]
     metrics: dict[str, list[tuple[int, float]]]
     documents: dict[str, Any]
@@ -78,8 +81,8 @@ class Registry:
             data.mkdir()
             (data / BOOSTER).write_bytes(model.booster)
             (data / SPEC).write_text(dump(model.spec))
-            self._mlflow.set_experiment(self.config.experiment)
-            with self._mlflow.start_run() as run:
+            self._set_experiment()
+            with self._mlflow.start_run(run_name=entry.name) as run:
                 self._mlflow.log_params(entry.params)
                 self._client.log_batch(run.info.run_id, metrics=self._entities(entry.metrics))
                 for name, document in entry.documents.items():
@@ -94,6 +97,7 @@ class Registry:
                     registered_model_name=self.config.model,
                 ).registered_model_version
             self._client.set_model_version_tag(self.config.model, str(version), DATA, entry.data)
+            self._describe_model()
             return Registered(model, str(version), run.info.run_id)
 
     def promote(self, version: str) -> None:
@@ -108,12 +112,26 @@ class Registry:
         same = [int(version.version) for version in found if version.tags.get(DATA) == data]
         return str(max(same)) if same else None
 
-    def log_refusal(self, html: str) -> None:
-        """A run without a model, whose card says why."""
+    def log_refusal(self, name: str) -> str:
+        """A run without a model; its card says why."""
         with self._told("log the refusal"):
-            self._mlflow.set_experiment(self.config.experiment)
-            with self._mlflow.start_run(tags={"refused": "true"}):
-                self._mlflow.log_text(html, CARD)
+            self._set_experiment()
+            with self._mlflow.start_run(run_name=name, tags={"refused": "true"}) as run:
+                return str(run.info.run_id)
+
+    def show_card(self, run: str, html: str, summary: str, version: str | None = None) -> None:
+        """Keep a card with its run; its summary stands on the first page of the run and of its version."""
+        with self._told("keep the card"):
+            self._client.log_text(run, html, CARD)
+            self._client.set_tag(run, NOTE, summary[:LONGEST])
+            if version is not None:
+                self._client.update_model_version(self.config.model, version, summary[:LONGEST])
+
+    def card_link(self, run: str) -> str:
+        """Where MLflow's pages show a run's card, from any of them: only a browser knows the address that it came by."""
+        with self._told("find the run"):
+            experiment = self._client.get_run(run).info.experiment_id
+        return f"#/experiments/{experiment}/runs/{run}/artifactPath/{CARD}"
 
     def log_text(self, run: str, text: str, name: str) -> None:
         """Keep a text as a file of a run."""
@@ -149,6 +167,22 @@ class Registry:
             uri = f"models:/{self.config.model}/{version.version}"
             path = Path(self._mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
             return Registered(_read(next(path.rglob(SPEC)).parent), str(version.version), str(version.run_id))
+
+    def _set_experiment(self) -> None:
+        """Make the experiment the present one, described unless somebody has done so."""
+        experiment = self._mlflow.set_experiment(self.config.experiment)
+        if not experiment.tags.get(NOTE):
+            text = (
+                f"Each run is a training and shows its model card in short. [The model](#/models/{self.config.model})"
+            )
+            self._client.set_experiment_tag(experiment.experiment_id, NOTE, text)
+
+    def _describe_model(self) -> None:
+        if not self._client.get_registered_model(self.config.model).description:
+            text = (
+                f"The risk of each student of a running course. The version with the alias {CHAMPION} is what scores."
+            )
+            self._client.update_registered_model(self.config.model, text)
 
     def _entities(self, metrics: dict[str, list[tuple[int, float]]]) -> list[Any]:
         from mlflow.entities import Metric

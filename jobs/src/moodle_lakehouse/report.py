@@ -21,6 +21,7 @@ from moodle_lakehouse.errors import ConfigError
 WIDTH = 110
 MOST = 10
 MOST_MOVES = 3
+NO_LINKS = "No links to profiles: lakehouse_moodle_url is not set, for behind a demo's data stands no Moodle."
 
 
 def render(spark: SparkSession, config: Config, as_of: dt.datetime | None, format: str = "text") -> str:
@@ -87,10 +88,17 @@ def _students(spark: SparkSession, config: Config, risks: DataFrame) -> list[dic
             "band": row["band"],
             "change": row["change"],
             "reasons": [row[f"reason_{i}"] for i in (1, 2, 3) if row[f"reason_{i}"]],
-            "link": f"{config.moodle.url.rstrip('/')}/user/view.php?id={row['userid']}&course={row['courseid']}",
+            "userid": row["userid"],
+            "courseid": row["courseid"],
+            "link": _link(config.moodle.url, row["userid"], row["courseid"]),
         }
         for row in top.collect()
     ]
+
+
+def _link(site: str | None, userid: int, courseid: int) -> str | None:
+    """A student's profile in a course; None where no Moodle stands behind the data."""
+    return None if site is None else f"{site.rstrip('/')}/user/view.php?id={userid}&course={courseid}"
 
 
 def _scored(risks: DataFrame) -> dict[str, Any] | None:
@@ -157,6 +165,8 @@ def _text(document: dict[str, Any]) -> str:
             f" ({_share(model.MEDIUM)} or more), {scored['low']:,} low.",
             soft_wrap=False,
         )
+        if not any(student["link"] for student in document["students"]):
+            console.print(NO_LINKS)
     else:
         console.print(Text("No students at risk to show", style="bold"))
         console.print(document["not_scored"], markup=False)
@@ -199,7 +209,7 @@ def _risk_table(students: list[dict[str, Any]], outcome: str) -> Table:
             _share(student["probability"]),
             student["band"],
             "new" if change is None else f"{_signed(100 * change)} pts",
-            Text("\n".join([*why, student["link"]])),
+            Text("\n".join([*why, student["link"] or f"user {student['userid']}, course {student['courseid']}"])),
             end_section=True,
         )
     return table
