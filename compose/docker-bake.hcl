@@ -25,6 +25,11 @@ variable "ROOTFS" {
   default = "docker-image://lakehouse/rootfs:bookworm"
 }
 
+# What a site adds to the notebooks: requirements, one a line.
+variable "NOTEBOOK_PACKAGES" {
+  default = ""
+}
+
 # The users of the services. playbooks/group_vars/all/uids.yml is the list; the role passes it on.
 variable "UID_MINIO" {}
 variable "UID_POSTGRES" {}
@@ -121,6 +126,7 @@ target "notebooks" {
   inherits = ["_image"]
   context  = "notebooks"
   contexts = { jobs = "target:jobs", uv = "target:uv", package = "../jobs" }
+  args     = { PACKAGES = NOTEBOOK_PACKAGES }
   tags     = ["lakehouse/notebooks:${TAG}"]
 }
 

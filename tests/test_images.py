@@ -46,8 +46,14 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def tags(root: Path, uids: dict[str, int] = UIDS, cas: tuple[str, ...] = (), refresh: str = "") -> dict[str, str]:
-    result: dict[str, str] = lookup.tags(root, uids, list(cas), refresh)
+def tags(
+    root: Path,
+    uids: dict[str, int] = UIDS,
+    cas: tuple[str, ...] = (),
+    refresh: str = "",
+    packages: tuple[str, ...] = (),
+) -> dict[str, str]:
+    result: dict[str, str] = lookup.tags(root, uids, list(cas), refresh, list(packages))
     return result
 
 
@@ -98,6 +104,18 @@ def test_a_version_changes_the_images_that_use_it(checkout: Path) -> None:
     file = checkout / "compose/versions.hcl"
     file.write_text(file.read_text().replace('default = "1.24"', 'default = "1.25"'))
     assert changed(before, tags(checkout)) == {"minio"}
+
+
+def test_a_sites_packages_change_the_notebooks_only(checkout: Path) -> None:
+    before = tags(checkout)
+    assert changed(before, tags(checkout, packages=("polars", "geopandas>=1.1,<2"))) == {"notebooks"}
+    assert tags(checkout, packages=("b", "a")) == tags(checkout, packages=("a", "b"))
+
+
+@pytest.mark.parametrize("package", ["two words", "--index-url=x", "numpy==", "", {"polars": "1.0"}])
+def test_what_is_no_package_is_refused(package: Any) -> None:
+    with pytest.raises(lookup.AnsibleLookupError, match=r"lakehouse_notebook_packages: .* is no package to install"):
+        lookup.requirements([package])
 
 
 def test_certificates_ids_and_refresh(checkout: Path, tmp_path: Path) -> None:

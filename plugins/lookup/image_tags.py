@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
+from packaging.requirements import InvalidRequirement, Requirement
 
 DOCUMENTATION = """
 name: image_tags
@@ -35,6 +36,11 @@ options:
     description: Any text. A new one gives new tags, and so images with today's Debian packages.
     type: str
     default: ""
+  notebook_packages:
+    description: Requirements of packages that a site adds to the image C(notebooks). One that cannot be read is an error.
+    type: list
+    elements: str
+    default: []
   want:
     description: C(tags), or C(certificates) for the texts of the extra CA certificates.
     type: str
@@ -90,6 +96,19 @@ def certificates(places: list[str]) -> list[bytes]:
         files = [place] if place.is_file() else sorted(place.rglob("*.crt")) if place.is_dir() else []
         found.update(file.read_bytes().strip() for file in files)
     return sorted(found)
+
+
+def requirements(packages: list[str]) -> str:
+    """The packages that a site adds to the notebooks, one a line, as the bake file's NOTEBOOK_PACKAGES."""
+    for package in packages:
+        try:
+            Requirement(package)
+        except (InvalidRequirement, TypeError) as error:
+            raise AnsibleLookupError(
+                f"lakehouse_notebook_packages: {package!r} is no package to install: {str(error).splitlines()[0]}. Write a name, "
+                "with a version if it must be that one: polars, polars==1.35.2, 'geopandas>=1.1,<2'."
+            ) from None
+    return "\n".join(sorted(packages))
 
 
 class BakeFile:
@@ -165,7 +184,9 @@ class Hashes:
         return self.known[name]
 
 
-def tags(root: Path, uids: Mapping[str, int], extra_cas: list[str], refresh: str) -> dict[str, str]:
+def tags(
+    root: Path, uids: Mapping[str, int], extra_cas: list[str], refresh: str, notebook_packages: list[str]
+) -> dict[str, str]:
     """Name to tag of every image of the checkout `root`."""
     compose = root / "compose"
     try:
@@ -175,7 +196,8 @@ def tags(root: Path, uids: Mapping[str, int], extra_cas: list[str], refresh: str
         raise AnsibleLookupError(
             f"{error.filename} cannot be read: {error.strerror}. Is the checkout complete?"
         ) from error
-    values = {f"UID_{name.upper()}": str(uid) for name, uid in uids.items()} | {"REFRESH": refresh}
+    values = {f"UID_{name.upper()}": str(uid) for name, uid in uids.items()}
+    values |= {"REFRESH": refresh, "NOTEBOOK_PACKAGES": requirements(notebook_packages)}
     bottom = hashlib.sha256(recipe + b"\0".join(certificates(extra_cas))).hexdigest()
     hashes = Hashes(bake, values, bottom)
     return {name: f"lakehouse/{name}:{hashes.target(name)[:DIGITS]}" for name in bake.names()}
@@ -192,4 +214,12 @@ class LookupModule(LookupBase):
         if not uids:
             raise AnsibleLookupError("image_tags needs the users' ids: give uids=... or define lakehouse_uids")
         root = self.get_option("root") or Path(__file__).resolve().parents[2]
-        return [tags(Path(root), uids, self.get_option("extra_cas"), str(self.get_option("refresh")))]
+        return [
+            tags(
+                Path(root),
+                uids,
+                self.get_option("extra_cas"),
+                str(self.get_option("refresh")),
+                self.get_option("notebook_packages"),
+            )
+        ]
