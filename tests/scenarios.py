@@ -19,7 +19,6 @@ ASIDE = [
     "firewall",
     "object_store_distributed",
     "images",
-    "jobs",
     "stack",
     "moodle_demo",
     "docker",

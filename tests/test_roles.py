@@ -13,6 +13,8 @@ from runner import ROOT
 
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if (path / "tasks").is_dir())
 PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
+# Roles that are proved in the scenario of another: what jobs do needs the whole stack.
+SHARED_SCENARIOS = {"jobs": "stack"}
 SCENARIOS = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
 
 
@@ -65,9 +67,10 @@ def scenario_text(scenario: str) -> str:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_the_role_has_its_scenario(role: str) -> None:
-    assert role in SCENARIOS, f"no scenario molecule/{role}"
+    scenario = SHARED_SCENARIOS.get(role, role)
+    assert scenario in SCENARIOS, f"no scenario molecule/{scenario}"
     use = re.compile(rf"(role|name):\s*{role}$", re.MULTILINE)
-    assert use.search(scenario_text(role)), f"molecule/{role} does not apply the role {role}"
+    assert use.search(scenario_text(scenario)), f"molecule/{scenario} does not apply the role {role}"
 
 
 @pytest.mark.parametrize("playbook", PLAYBOOKS)
@@ -137,3 +140,16 @@ def test_scenarios_share_their_vms(scenario: str) -> None:
     assert not (directory / "create.yml").exists()
     assert not (directory / "destroy.yml").exists()
     assert (directory / "verify.yml").exists(), "a scenario verifies behaviour"
+
+
+def test_floors_fit_into_8_gib_and_stand_in_the_docs() -> None:
+    """All services of one host fit into 8192 MiB, and docs/operations.md tells the same numbers as the table."""
+    table = load(ROOT / "playbooks/group_vars/all/memory.yml")["lakehouse_memory_table"]
+    floors = {name: int(re.search(r"\d+", str(row["floor"]))[0]) for name, row in table.items()}  # type: ignore[index]
+    assert sum(floors.values()) <= 8192
+    docs = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    rows = re.findall(r"(?m)^\| ([a-z-]+)[^|]* \| (\d+)[^|]* \| (\d+) \|$", docs)
+    assert {name: (int(floor), int(share)) for name, floor, share in rows} == {
+        name: (floors[name], row["share"]) for name, row in table.items()
+    }
+    assert f"| sum | {sum(floors.values())} of 8192 | |" in docs
