@@ -82,6 +82,9 @@ def test_each_is_run_by_something() -> None:
     assert {one.page for one in run if one.kind == "python"} == {"docs/connect.md"}
     typed = "".join(command["typed"] for command in commands() if command["text"] == PROMPT)
     assert [one.text for one in run if one.kind == "sql" and f"{one.text};\n" not in typed] == []
+    assert not [one for one in run if one.kind == "sql" and re.search(r"\{\w+\}", one.text)], (
+        "the prompt of spark-sql knows no variables: write %sql before what is for a notebook"
+    )
     assert not [one for one in run if one.text.startswith("./lakehouse")], (
         "these need the controller: put them on the list"
     )
