@@ -80,7 +80,6 @@ class Watch:
             self.complain(f"console {message.location.get('url', '')} {message.text[:300]}")
 
     def response(self, response: Response) -> None:
-        # A 401 that asks for credentials is the prompt, which is answered.
         if response.status >= 400:
             self.complain(f"response {response.status} {response.request.method} {response.url}")
 

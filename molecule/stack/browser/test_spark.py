@@ -30,6 +30,8 @@ def application(host: Callable[..., str]) -> Iterator[str]:
             if "ready" in host("docker", "logs", "browser-suite"):
                 break
             time.sleep(0.5)
+        else:
+            pytest.fail(f"the application is not ready: {host('sh', '-c', 'docker logs browser-suite 2>&1')}")
         yield NAME
     finally:
         host("docker", "rm", "--force", "browser-suite")
