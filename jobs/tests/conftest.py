@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from mariadb import Server, database, server  # noqa: F401 (fixtures)
-from moodle_demo import dump
-from moodle_lakehouse import config, session, tables
+from moodle_lakehouse import config
+from moodle_lakehouse.lake import session, table_names, tables
 from pyspark.sql import SparkSession
+from site_files import config_document
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,9 +33,9 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 @pytest.fixture
 def lake(spark: SparkSession) -> SparkSession:
     """The session with every table of the lake removed."""
-    for namespace in tables.NAMESPACES:
-        for row in spark.sql(f"SHOW TABLES IN {tables.CATALOG}.{namespace}").collect():
-            spark.sql(f"DROP TABLE {tables.CATALOG}.{namespace}.`{row['tableName']}`")  # the folder goes
+    for namespace in table_names.NAMESPACES:
+        for row in spark.sql(f"SHOW TABLES IN {table_names.CATALOG}.{namespace}").collect():
+            spark.sql(f"DROP TABLE {table_names.CATALOG}.{namespace}.`{row['tableName']}`")  # the folder goes
     return spark
 
 
@@ -45,41 +46,6 @@ def test_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data in {folder}; name their folder in LAKEHOUSE_TEST_DATA")
     return folder
-
-
-def config_document(folder: Path) -> dict[str, object]:
-    """A complete configuration as YAML holds it, with its secrets' files in the folder."""
-    for name, text in (("password", "password"), ("key", "a key for tests only")):
-        (folder / name).write_text(text + "\n")
-    password = str(folder / "password")
-    return {
-        "moodle": {
-            "host": "127.0.0.1",
-            "port": 3306,
-            "database": "moodle",
-            "user": "moodle",
-            "password_file": password,
-            "prefix": "mdl_",
-            "url": "http://localhost/moodle",
-            "max_connections": 4,
-        },
-        "privacy": {"mode": "pseudonymise", "key_file": str(folder / "key")},
-        "catalog": {
-            "uri": "http://edge:8080/catalog",
-            "username": "service",
-            "password_file": password,
-            "s3_endpoint": "http://minio:9000",
-        },
-        "mlflow": {
-            "tracking_uri": "http://edge:8080/mlflow",
-            "username": "service",
-            "password_file": password,
-            "experiment": "student_dropout",
-            "model": "student_dropout",
-        },
-        "analytics": {"label": "non_completion", "as_of": "now"},
-        "spark": {"cores_max": 2},
-    }
 
 
 @pytest.fixture
@@ -119,10 +85,3 @@ def moodle(
         database=database.database,
         password_file=str(tmp_path / "server_password"),
     )
-
-
-def load_dump(target: Server, file: Path) -> None:
-    """Load a dump of a Moodle site over one connection, since its statements set the session."""
-    with target.connect() as connection, connection.cursor() as cursor:
-        for statement in dump.load(file, "mdl_"):
-            cursor.execute(statement)

@@ -5,28 +5,32 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from moodle_lakehouse import features, tables
+from moodle_lakehouse import config as configuration
+from moodle_lakehouse.dropout import features, learner
+from moodle_lakehouse.lake import table_names, tables, writers
 from pyspark.sql import DataFrame, SparkSession
+from site_files import config_document
 
 SCHEMAS = {
-    tables.DIM_COURSE: "courseid bigint, shortname string, fullname string, categoryid bigint, start_at timestamp,"
+    table_names.DIM_COURSE: "courseid bigint, shortname string, fullname string, categoryid bigint, start_at timestamp,"
     " end_at timestamp, visible boolean",
-    tables.DIM_RESOURCE: "cmid bigint, courseid bigint, modname string, instance bigint, name string, section int,"
+    table_names.DIM_RESOURCE: "cmid bigint, courseid bigint, modname string, instance bigint, name string, section int,"
     " added_at timestamp, due_at timestamp, visible boolean, is_deleted boolean, deleted_at timestamp",
-    tables.FACT_EVENT: "event_id bigint, occurred_at timestamp, userid bigint, user_key string, courseid bigint,"
+    table_names.FACT_EVENT: "event_id bigint, occurred_at timestamp, userid bigint, user_key string, courseid bigint,"
     " cmid bigint, modname string, component string, eventname string, action string, target string, crud string,"
     " edulevel int, role string",
-    tables.FACT_ENROLMENT: "userid bigint, user_key string, courseid bigint, enrolled_at timestamp,"
+    table_names.FACT_ENROLMENT: "userid bigint, user_key string, courseid bigint, enrolled_at timestamp,"
     " unenrolled_at timestamp, is_suspended boolean, completed_at timestamp",
-    tables.FACT_GRADE: "itemid bigint, courseid bigint, cmid bigint, modname string, userid bigint, user_key string,"
+    table_names.FACT_GRADE: "itemid bigint, courseid bigint, cmid bigint, modname string, userid bigint, user_key string,"
     " fraction double, weight double, submitted_at timestamp, graded_at timestamp",
-    tables.FACT_SUBMISSION: "courseid bigint, cmid bigint, modname string, userid bigint, user_key string,"
+    table_names.FACT_SUBMISSION: "courseid bigint, cmid bigint, modname string, userid bigint, user_key string,"
     " attempt int, submitted_at timestamp, due_at timestamp, status string",
-    tables.ENROLMENT_ATTRIBUTE: "userid bigint, courseid bigint, attribute string, value double",
-    tables.USER_ATTRIBUTE: "userid bigint, user_key string, field string, value string",
+    table_names.ENROLMENT_ATTRIBUTE: "userid bigint, courseid bigint, attribute string, value double",
+    table_names.USER_ATTRIBUTE: "userid bigint, user_key string, field string, value string",
 }
 
 
@@ -51,7 +55,7 @@ class Lake:
     def course(self, courseid: int, start: dt.datetime, days: float | None = 28, shortname: str | None = None) -> None:
         self.starts[courseid] = start
         end = None if days is None else day(start, days)
-        self.rows[tables.DIM_COURSE].append(
+        self.rows[table_names.DIM_COURSE].append(
             (courseid, shortname or f"C{courseid}", f"Course {courseid}", 1, start, end, True)
         )
 
@@ -62,7 +66,7 @@ class Lake:
         deleted_at = None if deleted is None else day(start, deleted)
         self.due[cmid] = None if due is None else day(start, due)
         self.modname[cmid], self.course_of[cmid] = modname, courseid
-        self.rows[tables.DIM_RESOURCE].append(
+        self.rows[table_names.DIM_RESOURCE].append(
             (
                 cmid, courseid, modname, cmid, f"{modname} {cmid}", 1, day(start, -20), self.due[cmid], True,
                 deleted is not None, deleted_at,
@@ -78,7 +82,7 @@ class Lake:
         completed: float | None = None,
     ) -> None:
         start = self.starts[courseid]
-        self.rows[tables.FACT_ENROLMENT].append(
+        self.rows[table_names.FACT_ENROLMENT].append(
             (
                 userid,
                 key(userid),
@@ -94,7 +98,7 @@ class Lake:
         """One log row in a module."""
         courseid, modname = self.course_of[cmid], self.modname[cmid]
         row = {
-            "event_id": len(self.rows[tables.FACT_EVENT]),
+            "event_id": len(self.rows[table_names.FACT_EVENT]),
             "occurred_at": day(self.starts[courseid], days),
             "userid": userid,
             "user_key": key(userid),
@@ -110,11 +114,11 @@ class Lake:
             "role": "student",
             **changed,
         }
-        self.rows[tables.FACT_EVENT].append(tuple(row.values()))
+        self.rows[table_names.FACT_EVENT].append(tuple(row.values()))
 
     def submit(self, userid: int, cmid: int, days: float, status: str = "submitted") -> None:
         courseid = self.course_of[cmid]
-        self.rows[tables.FACT_SUBMISSION].append(
+        self.rows[table_names.FACT_SUBMISSION].append(
             (
                 courseid, cmid, self.modname[cmid], userid, key(userid), 1, day(self.starts[courseid], days),
                 self.due[cmid], status,
@@ -124,17 +128,17 @@ class Lake:
     def grade(self, userid: int, cmid: int, days: float, fraction: float, weight: float = 1.0) -> None:
         courseid = self.course_of[cmid]
         at = day(self.starts[courseid], days)
-        self.rows[tables.FACT_GRADE].append(
+        self.rows[table_names.FACT_GRADE].append(
             (cmid, courseid, cmid, self.modname[cmid], userid, key(userid), float(fraction), float(weight), None, at)
         )
 
     def attribute(self, userid: int, courseid: int, name: str, value: float) -> None:
-        self.rows[tables.ENROLMENT_ATTRIBUTE].append((userid, courseid, name, value))
+        self.rows[table_names.ENROLMENT_ATTRIBUTE].append((userid, courseid, name, value))
 
     def profile(self, userid: int, field: str, value: str) -> None:
         row = (userid, key(userid), field, value)
-        if row not in self.rows[tables.USER_ATTRIBUTE]:
-            self.rows[tables.USER_ATTRIBUTE].append(row)
+        if row not in self.rows[table_names.USER_ATTRIBUTE]:
+            self.rows[table_names.USER_ATTRIBUTE].append(row)
 
     def frame(self, spark: SparkSession, table: str) -> DataFrame:
         return tables.local_rows(spark, self.rows[table], SCHEMAS[table])
@@ -147,13 +151,13 @@ class Lake:
             return cut(frame, table) if cut else frame
 
         return features.Sources(
-            courses=known(tables.DIM_COURSE),
-            enrolments=known(tables.FACT_ENROLMENT),
-            events=known(tables.FACT_EVENT),
-            resources=known(tables.DIM_RESOURCE),
-            submissions=known(tables.FACT_SUBMISSION),
-            grades=known(tables.FACT_GRADE),
-            attributes=known(tables.ENROLMENT_ATTRIBUTE) if attributes else None,
+            courses=known(table_names.DIM_COURSE),
+            enrolments=known(table_names.FACT_ENROLMENT),
+            events=known(table_names.FACT_EVENT),
+            resources=known(table_names.DIM_RESOURCE),
+            submissions=known(table_names.FACT_SUBMISSION),
+            grades=known(table_names.FACT_GRADE),
+            attributes=known(table_names.ENROLMENT_ATTRIBUTE) if attributes else None,
             attribute_names=tuple(attributes),
         )
 
@@ -161,8 +165,11 @@ class Lake:
         """The tables into the lake."""
         tables.ensure_namespaces(spark)
         for table in SCHEMAS:
-            tables.replace(self.frame(spark, table), table, run_id="test")
+            writers.replace(self.frame(spark, table), table, run_id="test")
 
+
+# Of a small site the leaves must be smaller, else no tree grows.
+SMALL_XGB_PARAMS = {**learner.XGB_PARAMS, "n_estimators": 30, "min_child_weight": 20.0}
 
 # Three terms of six weeks; AS_OF stands in the middle of the third.
 TERMS = (
@@ -218,3 +225,18 @@ def _student(lake: Lake, rng: np.random.Generator, courseid: int, cmids: Sequenc
         if at < active_until and rng.random() < 1 / (1 + np.exp(-1.2 - 1.8 * effort)):
             lake.submit(userid, cmid, at)
             lake.grade(userid, cmid, at + 2, float(np.clip(0.6 + 0.15 * effort + 0.1 * rng.normal(), 0.05, 1)))
+
+
+def settings_in(folder: Path, **analytics: Any) -> configuration.Config:
+    """A configuration whose MLflow is a folder."""
+    document: dict[str, Any] = config_document(folder)
+    document["mlflow"]["tracking_uri"] = (folder / "mlflow").as_uri()
+    document["analytics"].update(analytics)
+    return configuration.parse(document, "test")
+
+
+def empty(spark: SparkSession) -> None:
+    for table in (
+        *SCHEMAS, table_names.ENROLMENT_WEEK, table_names.STUDENT_RISK, table_names.COURSE_CLUSTER, table_names.MODEL_CARD
+    ):  # fmt: skip
+        spark.sql(f"DROP TABLE IF EXISTS {table} PURGE")

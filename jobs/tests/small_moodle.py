@@ -7,8 +7,10 @@ from typing import Any
 
 from mariadb import Server
 from moodle_demo import schema
-from moodle_lakehouse import config, ingest, tables
-from moodle_lakehouse.catalogue import TablePlan
+from moodle_lakehouse import config
+from moodle_lakehouse.ingest import job as ingest_job
+from moodle_lakehouse.ingest.moodle_tables import TablePlan
+from moodle_lakehouse.lake import table_names
 from pyspark.sql import DataFrame, SparkSession
 
 LOG = """CREATE TABLE `{p}logstore_standard_log` (`id` bigint(10) NOT NULL AUTO_INCREMENT, `eventname` varchar(255) NOT NULL,
@@ -35,12 +37,12 @@ def insert(database: Server, sql: str, rows: list[tuple[Any, ...]]) -> None:
 
 def raw(lake: SparkSession, name: str) -> list[dict[str, Any]]:
     """A raw table's rows by id."""
-    return [row.asDict() for row in lake.table(tables.raw(name)).orderBy("id").collect()]
+    return [row.asDict() for row in lake.table(table_names.raw(name)).orderBy("id").collect()]
 
 
 def plans(moodle: config.Config) -> dict[str, TablePlan]:
     """How each table is read, by its short name."""
-    return {plan.table.name: plan for plan in ingest.inspect(moodle).plan.tables}
+    return {plan.table.name: plan for plan in ingest_job.inspect(moodle).plan.tables}
 
 
 def source_rows(database: Server, plan: TablePlan) -> Counter[tuple[Any, ...]]:
@@ -56,7 +58,9 @@ def lake_rows(df: DataFrame, plan: TablePlan) -> Counter[tuple[Any, ...]]:
 
 def snapshots(lake: SparkSession, name: str) -> list[int]:
     """The ids of a raw table's snapshots in order of time."""
-    return [row["snapshot_id"] for row in lake.table(tables.raw(name) + ".snapshots").orderBy("committed_at").collect()]
+    return [
+        row["snapshot_id"] for row in lake.table(table_names.raw(name) + ".snapshots").orderBy("committed_at").collect()
+    ]
 
 
 def put(database: Server, table: str, *rows: dict[str, Any]) -> None:

@@ -1,10 +1,9 @@
-"""The steps of the road from Moodle's tables to named risks, alone or all in one Spark session."""
+"""Run the steps from Moodle's tables to the at-risk list, alone or all in one Spark session."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import importlib
 import logging
 import time
 from collections.abc import Callable
@@ -13,21 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession
 
-from moodle_lakehouse import asof, curate, history, ingest, ops, session
 from moodle_lakehouse.config import Config
+from moodle_lakehouse.curated import job as curated_job
+from moodle_lakehouse.curated import resource_history
+from moodle_lakehouse.ingest import job as ingest_job
+from moodle_lakehouse.lake import job_runs, point_in_time, session
 
 if TYPE_CHECKING:
-    from moodle_lakehouse.evaluate import Question
+    from moodle_lakehouse.dropout.evaluation import EvaluationSpec
 
 log = logging.getLogger(__name__)
 
-# step -> module and function of the steps that work as of a moment
-AS_OF_STEPS = {
-    "features": ("features", "run"),
-    "cluster": ("cluster", "run"),
-    "train": ("model", "train"),
-    "score": ("model", "score"),
-}
+AS_OF_STEPS = ("features", "cluster", "train", "score")
 
 
 @dataclass
@@ -36,51 +32,67 @@ class PipelineResult:
 
     run_id: str
     as_of: dt.datetime
-    ingested: ingest.IngestResult
+    ingested: ingest_job.IngestResult
     curated: dict[str, int]
     report: str
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 def step(spark: SparkSession, config: Config, name: str, as_of: dt.datetime | None) -> None:
-    """Run one of the steps that work as of a moment, and record it."""
-    module, function = AS_OF_STEPS[name]
-    work: Callable[[SparkSession, Config, dt.datetime | None], None] = getattr(_module(module), function)
-    with ops.job(spark, name) as job:
+    """Run one of AS_OF_STEPS and record it in ops.job_run."""
+    work = _step(name)
+    with job_runs.job(spark, name) as job:
         job.detail["as_of"] = as_of.isoformat() if as_of else None
         work(spark, config, as_of)
 
 
+def _step(name: str) -> Callable[[SparkSession, Config, dt.datetime | None], None]:
+    """Return the function of a step; its libraries are imported only when it runs, since they take seconds."""
+    if name == "features":
+        from moodle_lakehouse.dropout import features
+
+        return features.run
+    if name == "cluster":
+        from moodle_lakehouse.clustering import job as clustering_job
+
+        return clustering_job.run
+    from moodle_lakehouse.dropout import training
+
+    return {"train": training.train, "score": training.score}[name]
+
+
 def report(spark: SparkSession, config: Config, as_of: dt.datetime | None, output: str = "text") -> str:
-    """The report as text, or as JSON."""
-    text: str = _module("report").render(spark, config, as_of, format=output)
-    return text
+    """Render the report as text, or as JSON."""
+    from moodle_lakehouse.reporting import report
+
+    return report.render(spark, config, as_of, format=output)
 
 
-def evaluate(spark: SparkSession, config: Config, question: Question) -> dict[str, Any]:
-    """How well the model would have done: the JSON document of its measures."""
-    with ops.job(spark, "evaluate") as job:
+def evaluate(spark: SparkSession, config: Config, question: EvaluationSpec) -> dict[str, Any]:
+    """Measure the model on courses that it was not trained on; returns the JSON document of the measures."""
+    from moodle_lakehouse.dropout import evaluation
+
+    with job_runs.job(spark, "evaluate") as job:
         job.detail["question"] = dataclasses.asdict(question)
-        document: dict[str, Any] = _module("evaluate").run(spark, config, question)
-    return document
+        return evaluation.run(spark, config, question)
 
 
 def run(config: Config, as_of: str) -> PipelineResult:
     """Every step from ingest to the report."""
     clock = _Clock()
     with clock("source"):
-        site = ingest.inspect(config)
+        site = ingest_job.inspect(config)
     with clock("spark"):
         spark = session.create("pipeline", config)
     try:
-        with ops.job(spark, "pipeline") as job:
+        with job_runs.job(spark, "pipeline") as job:
             with clock("ingest"):
-                ingested = ingest.run(spark, config, site)
+                ingested = ingest_job.run(spark, config, site)
             with clock("curate"):
-                curated = curate.run(spark, config)
+                curated = curated_job.run(spark, config)
             with clock("history"):
-                history.run(spark)
-            moment = asof.resolve_as_of(spark, as_of)
+                resource_history.run(spark)
+            moment = point_in_time.resolve_as_of(spark, as_of)
             job.detail["as_of"] = moment.isoformat()
             for name in AS_OF_STEPS:
                 with clock(name):
@@ -88,13 +100,9 @@ def run(config: Config, as_of: str) -> PipelineResult:
             with clock("report"):
                 text = report(spark, config, moment)
             job.detail["steps"] = {name: round(seconds, 1) for name, seconds in clock.seconds.items()}
-        return PipelineResult(ops.run_id(), moment, ingested, curated, text, clock.seconds)
+        return PipelineResult(job_runs.run_id(), moment, ingested, curated, text, clock.seconds)
     finally:
         spark.stop()
-
-
-def _module(name: str) -> Any:
-    return importlib.import_module(f"moodle_lakehouse.{name}")
 
 
 class _Clock:

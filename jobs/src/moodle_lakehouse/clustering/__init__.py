@@ -1,0 +1,1 @@
+"""Cluster courses by how their resources are used."""

@@ -1,0 +1,1 @@
+"""Build dimensions and facts, lakehouse.curated, from the raw tables."""

@@ -1,0 +1,215 @@
+"""Checks of the curated tables: grains, references, ranges, freshness. Results go to ops.data_quality.
+
+A check that stops means that what is made of the tables would be wrong: curate then ends with an error, and no step
+after it runs. The others are told and kept. What was checked already, on the same rows, is not checked again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from moodle_lakehouse.errors import LakehouseError, bullet_list
+from moodle_lakehouse.lake import input_fingerprint, job_runs, table_names, tables, writers
+
+log = logging.getLogger(__name__)
+
+SCHEMA = T.StructType(
+    [
+        T.StructField("run_id", T.StringType(), False),
+        T.StructField("checked_at", T.TimestampType(), False),
+        T.StructField("table", T.StringType(), False),
+        T.StructField("check", T.StringType(), False),
+        T.StructField("stops", T.BooleanType(), False),
+        T.StructField("rows", T.LongType(), False),
+        T.StructField("violations", T.LongType(), False),
+        T.StructField("example", T.StringType(), True),
+    ]
+)
+
+# The columns of which each table has a combination once. ENROLMENT_ATTRIBUTE and USER_ATTRIBUTE: per attribute.
+GRAINS = {
+    table_names.DIM_USER: ("userid",),
+    table_names.USER_ATTRIBUTE: ("userid", "field"),
+    table_names.ENROLMENT_ATTRIBUTE: ("userid", "courseid", "attribute"),
+    table_names.DIM_COURSE: ("courseid",),
+    table_names.DIM_RESOURCE: ("cmid",),
+    table_names.FACT_EVENT: ("event_id",),
+    table_names.FACT_ENROLMENT: ("userid", "courseid"),
+    table_names.FACT_GRADE: ("itemid", "userid"),
+    table_names.FACT_SUBMISSION: ("cmid", "userid", "attempt"),
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Values of a fact's column that a dimension must hold; null refers to nothing. above: smaller ones neither."""
+
+    column: str
+    dimension: str
+    stops: bool
+    above: int = 0
+
+
+# Facts hold known people only. Courses and resources that were deleted before the log begins are known to nobody.
+REFERENCES = {
+    table_names.FACT_EVENT: (
+        Reference("userid", table_names.DIM_USER, stops=True),
+        Reference("courseid", table_names.DIM_COURSE, stops=False, above=1),
+        Reference("cmid", table_names.DIM_RESOURCE, stops=False),
+    ),
+    table_names.FACT_ENROLMENT: (
+        Reference("userid", table_names.DIM_USER, stops=True),
+        Reference("courseid", table_names.DIM_COURSE, stops=False),
+    ),
+    table_names.FACT_GRADE: (
+        Reference("userid", table_names.DIM_USER, stops=True),
+        Reference("cmid", table_names.DIM_RESOURCE, stops=False),
+    ),
+    table_names.FACT_SUBMISSION: (
+        Reference("userid", table_names.DIM_USER, stops=True),
+        Reference("cmid", table_names.DIM_RESOURCE, stops=True),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Range:
+    """A condition (SQL) that every row fulfils; null counts as fulfilled."""
+
+    name: str
+    holds: str
+    stops: bool
+
+
+RANGES = {
+    table_names.DIM_COURSE: (Range("ends after it starts", "end_at > start_at", stops=False),),
+    table_names.FACT_EVENT: (
+        Range("has a moment", "occurred_at IS NOT NULL", stops=True),
+        Range("is not of the future", "occurred_at < current_timestamp() + INTERVAL 1 DAY", stops=False),
+    ),
+    table_names.FACT_ENROLMENT: (
+        Range("has a beginning", "enrolled_at IS NOT NULL", stops=False),
+        Range("ends after it begins", "unenrolled_at >= enrolled_at", stops=False),
+        Range("is completed after it begins", "completed_at >= enrolled_at", stops=False),
+    ),
+    table_names.FACT_GRADE: (
+        Range("is no negative grade", "fraction >= 0", stops=False),
+        Range("is at most twice the highest grade", "fraction <= 2", stops=False),
+    ),
+    table_names.FACT_SUBMISSION: (Range("counts attempts from 1", "attempt >= 1", stops=True),),
+}
+
+# A log that has nothing newer than this is not read any more, or nobody uses the site.
+FRESH_DAYS = 3
+
+
+@dataclass(frozen=True)
+class _Check:
+    name: str
+    stops: bool
+    violated: Column
+
+
+def check(spark: SparkSession, *, fresh: bool) -> None:
+    """Check the curated tables as they are; raises LakehouseError when a check that stops is violated.
+
+    fresh: also whether the log goes up to now; that of a demo, or of a past moment that is looked at, does not.
+    """
+    today = input_fingerprint.moment(dt.datetime.now(dt.UTC)) if fresh else None
+    inputs = input_fingerprint.stamp(
+        input_fingerprint.rows(spark, table_names.CURATED), GRAINS, REFERENCES, RANGES, today
+    )
+    if input_fingerprint.is_current(spark, [table_names.DATA_QUALITY], inputs):
+        found = _last(spark)
+    else:
+        now = dt.datetime.now(dt.UTC)
+        with ThreadPoolExecutor(max_workers=3, thread_name_prefix="quality") as pool:
+            checked = pool.map(lambda table: _check_table(spark, table, now, fresh), table_names.CURATED)
+            found = [row for of_table in checked for row in of_table]
+        df = tables.local_rows(spark, found, SCHEMA)
+        writers.append(
+            df, table_names.DATA_QUALITY, run_id=job_runs.run_id(), summary=input_fingerprint.summary(inputs)
+        )
+    told = {stops: [_told(row) for row in found if row[6] and row[4] == stops] for stops in (True, False)}
+    if told[False]:
+        log.warning("Data quality:\n%s", bullet_list(told[False]))
+    if told[True]:
+        raise LakehouseError(
+            "The curated tables are not fit for use:\n" + bullet_list(told[True]),
+            where=table_names.DATA_QUALITY,
+            remedy="look at the named rows in Moodle and in lakehouse.raw (verify compares them), then run curate again",
+        )
+
+
+def _last(spark: SparkSession) -> list[tuple[object, ...]]:
+    df = spark.table(table_names.DATA_QUALITY)
+    newest = df.agg(F.max("checked_at").alias("checked_at"))
+    return [tuple(row) for row in df.join(newest, "checked_at").select(*SCHEMA.fieldNames()).collect()]
+
+
+def _check_table(spark: SparkSession, table: str, now: dt.datetime, fresh: bool) -> list[tuple[object, ...]]:
+    """Rows of ops.data_quality for one table, by two passes over it at most."""
+    df, key = spark.table(table), list(GRAINS[table])
+    checks = []
+    for reference in REFERENCES.get(table, ()):
+        df, violated = _refer(spark, df, reference)
+        name = f"{reference.column} is in {reference.dimension.rsplit('.', 1)[-1]}"
+        checks.append(_Check(name, reference.stops, violated))
+    for rule in RANGES.get(table, ()):
+        checks.append(_Check(rule.name, rule.stops, ~F.coalesce(F.expr(rule.holds), F.lit(True))))
+    # Counted by themselves: with the other measures beside them, each key would be grouped with all that these keep.
+    distinct = spark.table(table).select(*key).distinct().count()
+    named = F.concat_ws(", ", *[F.concat(F.lit(f"{k} "), F.col(k).cast("string")) for k in key])
+    measures = [F.count(F.lit(1))]
+    for one in checks:
+        measures += [F.count(F.when(one.violated, 1)), F.min(F.when(one.violated, named))]
+    has_age = fresh and table == table_names.FACT_EVENT
+    if has_age:
+        measures.append(F.datediff(F.current_timestamp(), F.max("occurred_at")))
+    row = df.agg(*measures).first()
+    assert row is not None
+    rows, values = row[0], list(row[1:])
+
+    def result(name: str, stops: bool, violations: int, example: str | None) -> tuple[object, ...]:
+        return (
+            job_runs.run_id(),
+            now,
+            table.removeprefix(table_names.CATALOG + "."),
+            name,
+            stops,
+            rows,
+            violations,
+            example,
+        )
+
+    found = [result(f"one row for each {', '.join(key)}", True, rows - distinct, None)]
+    for place, one in enumerate(checks):
+        found.append(result(one.name, one.stops, values[2 * place], values[2 * place + 1]))
+    if has_age:
+        age = values[-1]
+        stale = int(age is None or age > FRESH_DAYS)
+        found.append(
+            result(f"goes up to {FRESH_DAYS} days ago", False, stale, None if age is None else f"ends {age} days ago")
+        )
+    return found
+
+
+def _refer(spark: SparkSession, df: DataFrame, reference: Reference) -> tuple[DataFrame, Column]:
+    """The rows with a column that tells whether the dimension holds the value, and what is violated where it does not."""
+    known = f"known_{reference.column}"
+    held = spark.table(reference.dimension).select(F.col(reference.column), F.lit(True).alias(known))
+    joined = df.join(F.broadcast(held), reference.column, "left")
+    value = F.col(reference.column)
+    return joined, value.isNotNull() & (value > reference.above) & F.col(known).isNull()
+
+
+def _told(row: tuple[object, ...]) -> str:
+    _, _, table, name, _, rows, violations, example = row
+    return f"{table}: {violations:,} of {rows:,} rows violate: {name}" + (f" ({example})" if example else "")

@@ -1,0 +1,1 @@
+"""Predict which students will drop out: features, training, registry, scoring, evaluation."""

@@ -1,0 +1,618 @@
+"""Weekly snapshots of every enrolment: what was known of a student at the end of each week of a course.
+
+A row is (enrolment, week); its cutoff is the course's start plus 7 * week days. A row holds only what happened
+strictly before its cutoff. The risk set are the enrolments that have not ended by the cutoff. One that begins
+only later is a row too, with enrolled = false: nothing is known of it, it stands in no cohort and teaches no model.
+
+Features are meant to hold in courses never seen: shares of what was due so far, and the student against the
+course's own cohort at the same week (_vs: difference to the cohort's mean, of log1p for counts and days; _z: the
+same in standard deviations of the cohort, within +-4). How far a course has come is no feature: what it means
+differs from course to course, and with few courses to learn from it is their calendars that would be learnt.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+
+from moodle_lakehouse.config import AnalyticsConfig, Config
+from moodle_lakehouse.curated import job as curated_job
+from moodle_lakehouse.errors import LakehouseError
+from moodle_lakehouse.lake import input_fingerprint, job_runs, point_in_time, table_names, tables, writers
+
+log = logging.getLogger(__name__)
+
+DAY = 86400
+WEEK = 7 * DAY
+# A course that runs longer (or has no end) gets no rows beyond: it is no course with a beginning and an end.
+MAX_WEEKS = 60
+
+ASSESSMENTS = ("assign", "quiz")
+# What stands in a submission's status while nothing has been handed in.
+NOT_HANDED_IN = ("new", "draft", "reopened", "inprogress", "overdue", "abandoned", "notsubmitted")
+
+# Module types that serve one purpose; what a site adds (plugins) counts towards the totals only.
+GROUPS = {
+    "content": ("resource", "page", "book", "folder", "url", "imscp", "label"),
+    "practice": ("quiz", "scorm", "h5pactivity", "hvp", "lesson", "lti"),
+    "forum": ("forum", "chat", "wiki", "glossary", "data", "workshop"),
+    "assign": ("assign",),
+}
+
+# Log rows about a student's enrolment and results are no activity, whoever is named as their user.
+NO_ACTIVITY = ("user_enrolment", "role", "grade", "course_module_completion", "course_completion")
+TEACHING = 1  # edulevel
+
+# Prefixes of the columns that a site's configuration adds.
+ATTRIBUTE = "attr_"
+PROFILE = "profile_"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A column the model may use.
+
+    risk: the only direction in which it may move the risk, +1 or -1; 0 leaves it free. It keeps what is learnt
+    in a few courses from bending to their noise, and a reason from contradicting common sense.
+    reason: the reason (see reasons.py) that its contribution counts towards; None: it explains no student.
+    """
+
+    name: str
+    risk: int
+    reason: str | None
+
+
+FEATURES = (
+    Feature("lead_z", -1, "lead"),
+    Feature("handed_in_share", -1, "handed_in"),
+    Feature("handed_in_vs", -1, "handed_in"),
+    Feature("on_time_share", -1, "on_time"),
+    Feature("on_time_vs", -1, "on_time"),
+    Feature("last_due_vs", -1, "last_due"),
+    Feature("handed_in_ahead", -1, "handed_in_ahead"),
+    Feature("days_early_z", -1, "days_early"),
+    Feature("days_since_submission_vs", 1, "days_since_submission"),
+    Feature("grade_avg_vs", -1, "grade_avg"),
+    Feature("grade_avg_z", -1, "grade_avg"),
+    Feature("grade_last_vs", -1, "grade_last"),
+    Feature("grade_last_z", -1, "grade_last"),
+    Feature("credited", 0, "credited"),
+    Feature("days_since_access_vs", 1, "days_since_access"),
+    Feature("active_days_vs", -1, "active_days"),
+    Feature("active_days_2w_vs", -1, "active_days_2w"),
+    Feature("events_vs", -1, "events"),
+    Feature("events_2w_vs", -1, "events_2w"),
+    Feature("trend_vs", -1, "trend"),
+    Feature("writes_vs", -1, "writes"),
+    Feature("resources_vs", -1, "resources"),
+    *(Feature(f"{group}_vs", -1, group) for group in GROUPS),
+)
+
+
+SOURCE_TABLES = (
+    table_names.DIM_COURSE,
+    table_names.FACT_ENROLMENT,
+    table_names.FACT_EVENT,
+    table_names.DIM_RESOURCE,
+    table_names.FACT_SUBMISSION,
+    table_names.FACT_GRADE,
+    table_names.ENROLMENT_ATTRIBUTE,
+    table_names.USER_ATTRIBUTE,
+)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The curated tables the features are made of; already cut at the moment of interest."""
+
+    courses: DataFrame
+    enrolments: DataFrame
+    events: DataFrame
+    resources: DataFrame
+    submissions: DataFrame
+    grades: DataFrame
+    attributes: DataFrame | None = None
+    attribute_names: tuple[str, ...] = ()
+    profile: DataFrame | None = None
+    profile_names: tuple[str, ...] = ()
+
+
+def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
+    """Write features.enrolment_week anew, as of a moment, unless it was made of the same."""
+    at = snapshots(spark)
+    inputs = stamp(config.analytics, as_of, at)
+    if input_fingerprint.is_current(spark, [table_names.ENROLMENT_WEEK], inputs):
+        log.info("features: nothing new")
+        return
+    rows = build(sources(spark, config.analytics, as_of, at), as_of)
+    writers.replace(
+        rows, table_names.ENROLMENT_WEEK, run_id=job_runs.run_id(), summary=input_fingerprint.summary(inputs)
+    )
+
+
+def read(
+    spark: SparkSession, config: Config, as_of: dt.datetime | None, at: Mapping[str, int] | None = None
+) -> DataFrame:
+    """features.enrolment_week as of a moment: the table where it was written for just that, else computed anew.
+
+    at: the sources' snapshots (see snapshots); None: those of now.
+    """
+    at = snapshots(spark) if at is None else at
+    if input_fingerprint.is_current(spark, [table_names.ENROLMENT_WEEK], stamp(config.analytics, as_of, at)):
+        return spark.table(table_names.ENROLMENT_WEEK)
+    return build(sources(spark, config.analytics, as_of, at), as_of)
+
+
+def stamp(analytics: AnalyticsConfig, as_of: dt.datetime | None, at: Mapping[str, int]) -> str:
+    """What features are made of: the snapshots of their sources, the moment and the configured attributes."""
+    own = (analytics.enrolment_attributes, analytics.demographics, analytics.profile_fields)
+    return input_fingerprint.stamp(at, input_fingerprint.moment(as_of), own)
+
+
+def snapshots(spark: SparkSession) -> dict[str, int]:
+    """The snapshot with the present rows of each table that the features are made of; no job runs for it."""
+    return input_fingerprint.rows(spark, SOURCE_TABLES)
+
+
+def sources(
+    spark: SparkSession, analytics: AnalyticsConfig, as_of: dt.datetime | None, at: Mapping[str, int] | None = None
+) -> Sources:
+    """The curated tables as they stood at as_of (None: as they stand), of the snapshots given, else of now's."""
+
+    def table(name: str) -> DataFrame | None:
+        return tables.read(spark, name) if at is None or name not in at else tables.read_at(spark, name, at[name])
+
+    def known(name: str) -> DataFrame:
+        df = table(name)
+        if df is None:
+            raise LakehouseError(f"{name} is missing", where="the lake", remedy="run curate first")
+        return point_in_time.cut(df, name, as_of)
+
+    attributes = table(table_names.ENROLMENT_ATTRIBUTE) if analytics.enrolment_attributes else None
+    profile = table(table_names.USER_ATTRIBUTE) if analytics.demographics else None
+    return Sources(
+        courses=known(table_names.DIM_COURSE),
+        enrolments=known(table_names.FACT_ENROLMENT),
+        events=known(table_names.FACT_EVENT),
+        resources=known(table_names.DIM_RESOURCE),
+        submissions=known(table_names.FACT_SUBMISSION),
+        grades=known(table_names.FACT_GRADE),
+        attributes=attributes,
+        attribute_names=tuple(analytics.enrolment_attributes.columns) if analytics.enrolment_attributes else (),
+        profile=profile,
+        profile_names=tuple(analytics.profile_fields),
+    )
+
+
+def column_name(prefix: str, name: str) -> str:
+    """The column of a configured attribute or profile field."""
+    return prefix + re.sub(r"\W+", "_", name).strip("_").lower()
+
+
+def build(src: Sources, as_of: dt.datetime | None) -> DataFrame:
+    """The table features.enrolment_week. Grain: (userid, courseid, week), enrolments not ended by the cutoff.
+
+    Every source is reduced to what a student gained in a week, stacked, and summed up along the weeks; the
+    cohorts are formed last, from the rows that are in the risk set.
+    """
+    courses = _courses(src.courses, as_of)
+    stacked = functools.reduce(
+        lambda left, right: left.unionByName(right, allowMissingColumns=True),
+        [_spine(src.enrolments, courses), _activity(src.events, courses), *_assessed(src, courses)],
+    )
+    known = _accumulate(_weekly(stacked), _calendar(src.resources, courses))
+    rows = _attributes(_student(known, courses), src)
+    return _against_cohort(rows).select(*columns(src))
+
+
+def columns(src: Sources) -> list[str]:
+    """The table's columns in order: keys, what reasons are told from, features, the site's own attributes."""
+    keys = ["userid", "user_key", "courseid", "week", "cutoff_at", "enrolled"]
+    named = list(dict.fromkeys([*keys, *RAW, *(feature.name for feature in FEATURES)]))
+    return [
+        *named,
+        *(column_name(ATTRIBUTE, name) for name in src.attribute_names if src.attributes is not None),
+        *(column_name(PROFILE, name) for name in src.profile_names if src.profile is not None),
+    ]
+
+
+# What is known of a student in plain units. Counts are up to the cutoff, days are days, grades and shares 0 to 1.
+RAW = (
+    "progress",
+    "due",
+    "handed_in",
+    "handed_in_share",
+    "on_time_share",
+    "last_due_share",
+    "handed_in_ahead",
+    "days_early",
+    "days_since_submission",
+    "grade_avg",
+    "grade_last",
+    "credited",
+    "lead_days",
+    "days_since_access",
+    "active_days",
+    "active_days_2w",
+    "events",
+    "events_2w",
+    "trend",
+    "writes",
+    "resources",
+    *GROUPS,
+)
+
+_SUMS = (
+    "due_handed_in",
+    "on_time",
+    "dated",
+    "early_days",
+    "early_count",
+    "grade_weighted",
+    "grade_weights",
+    "credited",
+    "events",
+    "writes",
+    "active_days",
+    "resources",
+    *GROUPS,
+)
+
+
+def _courses(courses: DataFrame, as_of: dt.datetime | None) -> DataFrame:
+    """Courses with a start. Grain courseid: start, end (epoch seconds), last_week: the last week with a row."""
+    start, end = F.unix_timestamp("start_at"), F.unix_timestamp("end_at")
+    limits = [F.lit(MAX_WEEKS), F.floor((F.when(end > start, end) - start) / WEEK)]
+    if as_of is not None:
+        limits.append(F.floor((F.unix_timestamp(point_in_time.literal(as_of)) - start) / WEEK))
+    return (
+        courses.where(F.col("start_at").isNotNull())
+        .select(
+            "courseid",
+            start.alias("start"),
+            F.when(end > start, end).alias("end"),
+            F.least(*limits).cast("int").alias("last_week"),
+        )
+        .where("last_week >= 0")
+    )
+
+
+def _week_known(moment: Column) -> Column:
+    """The first week whose cutoff lies after the moment (epoch seconds); what came before the start: week 0."""
+    return F.greatest(F.floor((moment - F.col("start")) / WEEK) + 1, F.lit(0)).cast("int")
+
+
+def _spine(enrolments: DataFrame, courses: DataFrame) -> DataFrame:
+    """The risk set. Grain (userid, courseid, week): the weeks of an enrolment up to the last cutoff before its end.
+
+    in_spine 1; enrolled: when it began (epoch seconds; one of unknown beginning began before the course).
+    An end at the very cutoff has happened by then.
+    """
+    last_enrolled = F.ceil((F.unix_timestamp("unenrolled_at") - F.col("start")) / WEEK) - 1
+    return (
+        enrolments.join(F.broadcast(courses), "courseid", "inner")
+        .withColumn("last", F.least("last_week", last_enrolled).cast("int"))
+        .where("last >= 0")
+        .select(
+            "userid",
+            "courseid",
+            F.explode(F.sequence(F.lit(0), F.col("last"))).alias("week"),
+            F.lit(1).alias("in_spine"),
+            F.coalesce(F.unix_timestamp("enrolled_at"), F.col("start") - 1).alias("enrolled"),
+        )
+    )
+
+
+def by_students(events: DataFrame) -> DataFrame:
+    """The rows of fact_event that students did themselves: nothing of staff, no teaching, no results of theirs."""
+    result = F.col("target").isin(*NO_ACTIVITY) | ((F.col("target") == "course") & (F.col("action") == "completed"))
+    return events.where((F.col("role") != curated_job.STAFF) & (F.col("edulevel") != TEACHING) & ~result)
+
+
+def _activity(events: DataFrame, courses: DataFrame) -> DataFrame:
+    """Grain (userid, courseid, week): what students did in the week that ends at the cutoff.
+
+    One pass over the log: it is reduced per module and week first, where days are bits of a week, so that
+    the days of several modules can be united and a module opened for the first time can be told.
+    """
+    group = F.coalesce(*[F.when(F.col("modname").isin(*names), F.lit(name)) for name, names in GROUPS.items()])
+    at = F.unix_timestamp("occurred_at")
+    write = (F.col("crud") != "r") & (F.col("edulevel") == 2)
+    day = F.pmod(F.floor((at - F.col("start")) / DAY), F.lit(7)).cast("int")
+    acts = (
+        by_students(events)
+        .join(F.broadcast(courses), "courseid", "inner")
+        .select(
+            "userid",
+            "courseid",
+            F.col("cmid"),
+            group.alias("module_group"),
+            write.cast("int").alias("write"),
+            at.alias("at"),
+            F.call_function("shiftleft", F.lit(1), day).alias("day"),
+            _week_known(at).alias("week"),
+            "last_week",
+        )
+        .where("week <= last_week")
+        .repartition("userid", "courseid")
+    )
+    of_module = acts.groupBy("userid", "courseid", "cmid", "week").agg(
+        F.count("*").alias("events"),
+        F.sum("write").alias("writes"),
+        F.max("module_group").alias("module_group"),
+        F.bit_or("day").alias("days"),
+        F.max("at").alias("last_access"),
+    )
+    first = F.min("week").over(Window.partitionBy("userid", "courseid", "cmid"))
+    return (
+        of_module.withColumn("opened", (F.col("cmid").isNotNull() & (F.col("week") == first)).cast("int"))
+        .groupBy("userid", "courseid", "week")
+        .agg(
+            F.sum("events").alias("events"),
+            F.sum("writes").alias("writes"),
+            F.bit_count(F.bit_or("days")).alias("active_days"),
+            F.sum("opened").alias("resources"),
+            F.max("last_access").alias("last_access"),
+            *[F.sum(F.when(F.col("module_group") == name, F.col("events"))).alias(name) for name in GROUPS],
+        )
+    )
+
+
+def _due(resources: DataFrame, courses: DataFrame) -> DataFrame:
+    """Assessments with a date within their course. Grain cmid: courseid, due (epoch seconds), week_due, week_next.
+
+    week_due is the first week whose cutoff has the assessment behind it, week_next the same of the course's next
+    assessments: in between they are the last that were due. Null for the last ones.
+    """
+    due = F.unix_timestamp("due_at")
+    dated = (
+        resources.where(F.col("modname").isin(*ASSESSMENTS) & F.col("due_at").isNotNull())
+        .where(F.col("visible") & (~F.col("is_deleted") | (F.col("deleted_at") > F.col("due_at"))))
+        .join(F.broadcast(courses), "courseid", "inner")
+        .where((due >= F.col("start")) & (F.col("end").isNull() | (due <= F.col("end"))))
+        .select("courseid", "cmid", due.alias("due"), _week_known(due).alias("week_due"))
+    )
+    later = Window.partitionBy("courseid").orderBy("week_due").rangeBetween(1, Window.unboundedFollowing)
+    return dated.withColumn("week_next", F.min("week_due").over(later))
+
+
+def _calendar(resources: DataFrame, courses: DataFrame) -> DataFrame:
+    """Grain (courseid, week): due (assessments due so far), last_due_week (the latest with any), last_due (how many).
+
+    last_due_week is the week in which they became due; null while nothing was due.
+    """
+    due = _due(resources, courses).groupBy("courseid", "week_due").agg(F.count("*").alias("n"))
+    weeks = courses.select("courseid", F.explode(F.sequence(F.lit(0), F.col("last_week"))).alias("week"))
+    so_far = F.col("week_due") <= F.col("week")
+    return (
+        weeks.join(F.broadcast(due), "courseid", "left")
+        .groupBy("courseid", "week")
+        .agg(
+            F.coalesce(F.sum(F.when(so_far, F.col("n"))), F.lit(0)).alias("due"),
+            F.max(F.when(so_far, F.struct("week_due", "n"))).alias("last"),
+        )
+        .select(
+            "courseid", "week", "due", F.col("last.week_due").alias("last_due_week"), F.col("last.n").alias("last_due")
+        )
+    )
+
+
+def _assessed(src: Sources, courses: DataFrame) -> list[DataFrame]:
+    """What was handed in and graded, in rows of (userid, courseid, week): the week it became known in."""
+    due = F.broadcast(_due(src.resources, courses).drop("courseid"))
+    status = F.coalesce(F.lower("status"), F.lit(""))
+    submitted = src.submissions.where(~status.isin(*NOT_HANDED_IN)).select(
+        "userid", "courseid", "cmid", F.unix_timestamp("submitted_at").alias("submitted")
+    )
+    graded = src.grades.where(F.col("graded_at").isNotNull() & F.col("fraction").isNotNull())
+    # A result before any submission (credited from an earlier attempt, or marked offline) asks for none. A zero is
+    # what many sites give to who did not hand in.
+    results = graded.where(F.col("modname").isin(*ASSESSMENTS) & (F.col("fraction") > 0)).select(
+        "userid", "courseid", "cmid", F.unix_timestamp("graded_at").alias("graded")
+    )
+    is_credited = F.col("graded").isNotNull() & (F.col("submitted").isNull() | (F.col("graded") < F.col("submitted")))
+    dealt_with = (
+        submitted.unionByName(results, allowMissingColumns=True)
+        .groupBy("userid", "courseid", "cmid")
+        .agg(F.min("submitted").alias("submitted"), F.min("graded").alias("graded"))
+        .withColumn("credited", is_credited.cast("int"))
+        .withColumn("at", F.when(is_credited, F.col("graded")).otherwise(F.col("submitted")))
+        .where("at IS NOT NULL")
+        .join(F.broadcast(courses), "courseid", "inner")
+        .join(due, "cmid", "left")
+        .withColumn("week_known", _week_known(F.col("at")))
+    )
+    own, dated = F.col("credited") == 0, F.col("due").isNotNull()
+    handed_in = dealt_with.select(
+        "userid",
+        "courseid",
+        F.col("week_known").alias("week"),
+        "credited",
+        F.when(dated, 1).alias("dated"),
+        F.when(own, F.col("at")).alias("last_submission"),
+        F.when(own & dated, (F.col("due") - F.col("at")) / DAY).alias("early_days"),
+        F.when(own & dated, 1).alias("early_count"),
+    )
+    # Against the calendar a submission counts from when both it and its date have passed.
+    week = F.greatest("week_known", "week_due")
+    on_calendar = dealt_with.where("due IS NOT NULL").select(
+        "userid",
+        "courseid",
+        week.alias("week"),
+        F.lit(1).alias("due_handed_in"),
+        (F.col("at") <= F.col("due")).cast("int").alias("on_time"),
+        (F.col("week_next").isNull() | (week < F.col("week_next"))).cast("int").alias("last_due_handed_in"),
+    )
+    weight = F.greatest(F.coalesce("weight", F.lit(0.0)), F.lit(0.01))
+    grades = (
+        graded.join(F.broadcast(courses), "courseid", "inner")
+        .groupBy("userid", "courseid", _week_known(F.unix_timestamp("graded_at")).alias("week"))
+        .agg(
+            F.sum(F.col("fraction") * weight).alias("grade_weighted"),
+            F.sum(weight).alias("grade_weights"),
+            # Of several grades in one second the best counts: the result must not depend on the rows' order.
+            F.max_by("fraction", F.struct("graded_at", "fraction")).alias("grade_last"),
+        )
+    )
+    return [handed_in, on_calendar, grades]
+
+
+def _weekly(stacked: DataFrame) -> DataFrame:
+    """Grain (userid, courseid, week): the stacked gains of a week in one row."""
+    return (
+        stacked.repartition("userid", "courseid")
+        .groupBy("userid", "courseid", "week")
+        .agg(
+            *[
+                F.max(name).alias(name)
+                for name in ("in_spine", "enrolled", "last_access", "last_submission", "grade_last")
+            ],
+            *[F.sum(name).alias(name) for name in (*_SUMS, "last_due_handed_in")],
+        )
+    )
+
+
+def _accumulate(weekly: DataFrame, calendar: DataFrame) -> DataFrame:
+    """The same grain, the spine's rows only: sums up to the week, latest moments, the last two weeks."""
+    student = Window.partitionBy("userid", "courseid").orderBy("week")
+    so_far = student.rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    two_weeks = student.rangeBetween(-1, 0)
+    of_last_due = Window.partitionBy("userid", "courseid", "last_due_week").orderBy("week")
+    return (
+        weekly.join(F.broadcast(calendar), ["courseid", "week"], "inner")
+        .select(
+            "userid",
+            "courseid",
+            "week",
+            "in_spine",
+            "enrolled",
+            "due",
+            "last_due",
+            "last_due_week",
+            "last_due_handed_in",
+            *[F.coalesce(F.sum(name).over(so_far), F.lit(0)).alias(name) for name in _SUMS],
+            F.coalesce(F.sum("events").over(two_weeks), F.lit(0)).alias("events_2w"),
+            F.coalesce(F.sum("active_days").over(two_weeks), F.lit(0)).alias("active_days_2w"),
+            F.max("last_access").over(so_far).alias("last_access"),
+            F.max("last_submission").over(so_far).alias("last_submission"),
+            F.last("grade_last", ignorenulls=True).over(so_far).alias("grade_last"),
+        )
+        .withColumn("last_due_handed_in", F.coalesce(F.sum("last_due_handed_in").over(of_last_due), F.lit(0)))
+        .where("in_spine = 1")
+    )
+
+
+def _student(known: DataFrame, courses: DataFrame) -> DataFrame:
+    """Each student's own figures (RAW). Grain unchanged."""
+    due, cutoff, start, enrolled = F.col("due"), F.col("cutoff"), F.col("start"), F.col("enrolled")
+    # What an absence is counted from where there was no access: who enrolled months ahead is not absent since then.
+    since = F.greatest(enrolled, start - 14 * DAY)
+    earlier = F.greatest(F.col("week") - 2, F.lit(1))
+    figures = {
+        "progress": (cutoff - start) / (F.col("end") - start),
+        "due": due,
+        "handed_in": F.col("due_handed_in"),
+        "handed_in_share": F.when(due > 0, F.col("due_handed_in") / due),
+        "on_time_share": F.when(due > 0, F.col("on_time") / due),
+        "last_due_share": F.col("last_due_handed_in") / F.col("last_due"),
+        "handed_in_ahead": F.col("dated") - F.col("due_handed_in"),
+        "days_early": F.when(F.col("early_count") > 0, F.col("early_days") / F.col("early_count")),
+        "days_since_submission": (cutoff - F.col("last_submission")) / DAY,
+        "grade_avg": F.when(F.col("grade_weights") > 0, F.col("grade_weighted") / F.col("grade_weights")),
+        # Of who is not enrolled yet it is known only that it will be later than the cutoff.
+        "lead_days": (start - F.least(enrolled, cutoff)) / DAY,
+        "days_since_access": F.greatest((cutoff - F.coalesce("last_access", since)) / DAY, F.lit(0)),
+        # Weekly log rows of the last two weeks against those of the weeks before, as a difference of logs.
+        "trend": F.when(
+            F.col("week") > 2,
+            F.log1p(F.col("events_2w") / 2) - F.log1p((F.col("events") - F.col("events_2w")) / earlier),
+        ),
+    }
+    return (
+        known.join(F.broadcast(courses), "courseid", "inner")
+        .withColumn("cutoff", start + F.col("week") * WEEK)
+        .select(
+            "userid",
+            "courseid",
+            "week",
+            F.timestamp_seconds("cutoff").alias("cutoff_at"),
+            (enrolled < cutoff).alias("enrolled"),
+            *[figures.get(name, F.col(name)).cast("double").alias(name) for name in RAW],
+        )
+    )
+
+
+def _attributes(rows: DataFrame, src: Sources) -> DataFrame:
+    """The rows with the student's pseudonym and the configured attributes of enrolment and student."""
+    who = src.enrolments.select("userid", "courseid", "user_key")
+    if src.attributes is not None and src.attribute_names:
+        wide = (
+            src.attributes.groupBy("userid", "courseid")
+            .pivot("attribute", list(src.attribute_names))
+            .agg(F.max("value"))
+            .select(
+                "userid",
+                "courseid",
+                *[
+                    F.col(f"`{name}`").cast("double").alias(column_name(ATTRIBUTE, name))
+                    for name in src.attribute_names
+                ],
+            )
+        )
+        who = who.join(wide, ["userid", "courseid"], "left")
+    if src.profile is not None and src.profile_names:
+        wide = (
+            src.profile.groupBy("userid")
+            .pivot("field", list(src.profile_names))
+            .agg(F.max("value"))
+            .select("userid", *[F.col(f"`{name}`").alias(column_name(PROFILE, name)) for name in src.profile_names])
+        )
+        who = who.join(wide, ["userid"], "left")
+    return rows.join(who, ["userid", "courseid"], "inner")
+
+
+def _against_cohort(rows: DataFrame) -> DataFrame:
+    """The rows with their _vs and _z columns: each student against those enrolled in the course at that week."""
+    cohort = Window.partitionBy("courseid", "week")
+
+    def among_peers(aggregate: Callable[[Column], Column], value: Column) -> Column:
+        return aggregate(F.when(F.col("enrolled"), value)).over(cohort)
+
+    def vs(name: str) -> Column:
+        value = F.log1p(F.greatest(name, F.lit(0.0))) if name in _LOGGED else F.col(name)
+        return value - among_peers(F.avg, value)
+
+    def z(name: str) -> Column:
+        spread = among_peers(F.stddev_samp, F.col(name))
+        scaled = F.coalesce(vs(name) / F.when(spread > 1e-9, spread), F.lit(0.0))
+        return F.when(F.col(name).isNotNull(), F.least(F.greatest(scaled, F.lit(-4.0)), F.lit(4.0)))
+
+    relative = []
+    for feature in FEATURES:
+        name, _, kind = feature.name.rpartition("_")
+        if kind == "vs":
+            relative.append(vs(_SOURCES.get(name, name)).alias(feature.name))
+        elif kind == "z":
+            relative.append(z(_SOURCES.get(name, name)).alias(feature.name))
+    return rows.repartition("courseid", "week").select("*", *relative)
+
+
+# The figure behind a relative feature whose name is shorter.
+_SOURCES = {
+    "lead": "lead_days",
+    "handed_in": "handed_in_share",
+    "on_time": "on_time_share",
+    "last_due": "last_due_share",
+}
+
+# Figures compared on a log scale: counts and days, where twice as many is the same step everywhere.
+_LOGGED = frozenset(
+    ("days_since_submission", "days_since_access", "active_days", "events", "events_2w", "writes", "resources", *GROUPS)
+)

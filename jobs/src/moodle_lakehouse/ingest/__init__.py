@@ -1,0 +1,1 @@
+"""Copy Moodle's tables into lakehouse.raw and keep them equal to the source."""

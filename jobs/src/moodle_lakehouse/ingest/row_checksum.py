@@ -1,0 +1,104 @@
+"""One number for a set of rows, the same when the source makes it in SQL and when Spark makes it from the lake.
+
+A row is written as its columns with commas between them: whole numbers and decimals as they are, floating point
+numbers as the 16 hex digits of their bits, short text as the number of its bytes in UTF-8, a colon and itself, text that
+may be long or takes the source work to make as the SHA-256 of its UTF-8, bytes as their SHA-256, null as nothing.
+So no two rows are written alike, and nothing depends on how somebody prints a number. The row's hash is the SHA-256 of
+that, and a set of rows is their number and the sum of the first 60 bits of each hash. (MySQL has no MD5 since 9.6.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from moodle_lakehouse.ingest.moodle_tables import ReadColumn, TablePlan, quoted
+
+DIGITS = 15  # of a row's hash that are summed
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What stands for a set of rows: equal when the rows are equal."""
+
+    rows: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}:{self.total:x}"
+
+
+def as_many(one: str, other: str) -> bool:
+    """Whether two sums, as text, are of the same number of rows."""
+    return one.split(":")[0] == other.split(":")[0]
+
+
+def sql_hash(plan: TablePlan) -> str:
+    """The hash of a row of the source as it would be read, privacy applied. Null where the server makes no SHA-256."""
+    return _sql_sha(
+        f"CONCAT_WS(',', {', '.join(f'IFNULL({_sql_cell(c, _is_short(c, plan))}, {_NOTHING})' for c in plan.columns)})"
+    )
+
+
+def sql_total(row_hash: str) -> str:
+    return f"SUM(CAST(CONV(LEFT({row_hash}, {DIGITS}), 16, 10) AS UNSIGNED))"
+
+
+def spark_hash(plan: TablePlan, lake: T.StructType) -> Column:
+    """The hash of a row of the lake, in the columns and types of the plan."""
+    held = {f.name: f.dataType for f in lake.fields}
+    cells = [F.coalesce(_cell(c, held.get(c.name), _is_short(c, plan)), F.lit("")) for c in plan.columns]
+    return F.sha2(F.concat_ws(",", *cells), 256)
+
+
+def spark_total(row_hash: str) -> Column:
+    return F.sum(F.conv(F.substring(row_hash, 1, DIGITS), 16, 10).cast("decimal(20,0)"))
+
+
+_NOTHING = "''"
+
+
+def _is_short(column: ReadColumn, plan: TablePlan) -> bool:
+    """Whether a text is written as it is: the source makes it twice, once for its length."""
+    return not column.long and column.name not in plan.reduced
+
+
+def _sql_cell(column: ReadColumn, is_short: bool) -> str:
+    if column.spark_type in ("FLOAT", "DOUBLE"):
+        # Neither MariaDB nor MySQL gives the bits of a number, but a point's coordinates are written as theirs.
+        return f"HEX(REVERSE(SUBSTRING(ST_AsBinary(POINT({column.sql}, 0)), 6, 8)))"
+    if column.spark_type == "STRING":
+        text = f"CONVERT({column.sql} USING utf8mb4)"
+        return f"CONCAT(LENGTH({text}), ':', {text})" if is_short else _sql_sha(text)
+    return column.sql if column.is_number else _sql_sha(column.sql)
+
+
+def _sql_sha(sql: str) -> str:
+    return f"SHA2({sql}, 256)"
+
+
+def _cell(column: ReadColumn, held: T.DataType | None, is_short: bool) -> Column:
+    if held is None:
+        return F.lit(None).cast("string")
+    value, wanted = F.col(quoted(column.name)), T._parse_datatype_string(column.spark_type)
+    if held == wanted:
+        return _text(value, wanted, is_short)
+    # The lake's type is wider than the source's is now: what does not fit into the source's is different.
+    there = value.cast(wanted)
+    return F.when(there.cast(held).eqNullSafe(value), _text(there, wanted, is_short)).otherwise(value.cast("string"))
+
+
+def _text(value: Column, kind: T.DataType, is_short: bool) -> Column:
+    if isinstance(kind, T.FloatType | T.DoubleType):
+        bits = F.reflect(F.lit("java.lang.Double"), F.lit("doubleToRawLongBits"), value.cast("double"))
+        return F.when(value.isNotNull(), F.lpad(F.hex(bits.cast("bigint")), 16, "0"))
+    if isinstance(kind, T.DecimalType) and kind.scale:
+        return F.translate(F.format_number(value, kind.scale), ",", "")  # a cast would write small ones as 1E-7
+    if isinstance(kind, T.StringType) and is_short:
+        return F.concat(F.octet_length(value), F.lit(":"), value)
+    if isinstance(kind, T.StringType | T.BinaryType):
+        return F.sha2(value.cast("binary"), 256)
+    return value.cast("string")

@@ -1,0 +1,317 @@
+"""Keep the lake's tables small and quick: join files, expire snapshots, join manifests, remove files of dead jobs.
+
+What is done to which table is data (maintenance.yml). Every step is one commit of Iceberg's own, or none: a running
+job is never in the way of it, nor it in theirs. A step that meets somebody else's commit is left to the next run;
+an ingest that meets one of these commits looks once more (ingest.table_sync).
+
+What jobs noted in a snapshot, such as the watermark, is looked up through its ancestors: the newest snapshot with
+such a note, and the newest that changed rows, are kept however old they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import importlib.resources
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import yaml
+from pyspark.sql import SparkSession
+
+from moodle_lakehouse.errors import ConfigError, LakehouseError, bullet_list, reason
+from moodle_lakehouse.lake import job_runs, snapshots, table_names, tables, worker_pool, writers
+
+log = logging.getLogger(__name__)
+
+FILE = "maintenance.yml"
+WORKERS = 4  # tables at a time
+MANIFEST_BYTES = 8 * 1024 * 1024  # what Iceberg joins manifests to
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What happens to one table; maintenance.yml tells what each means."""
+
+    history_days: float
+    keep_snapshots: int
+    small_files: int
+    manifests: int
+    orphan_days: float
+    sort: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Policies:
+    """All of maintenance.yml: full rules of the namespaces, and what tables have of their own."""
+
+    namespaces: dict[str, Policy]
+    tables: dict[str, dict[str, Any]]
+
+    def of(self, table: str) -> Policy:
+        """The policy of namespace.table."""
+        return dataclasses.replace(self.namespaces[table.split(".")[0]], **self.tables.get(table, {}))
+
+
+@dataclass(frozen=True)
+class Size:
+    """A table's current snapshot (files of rows and their bytes), and how many snapshots and manifests there are."""
+
+    files: int
+    bytes: int
+    snapshots: int
+    manifests: int
+
+
+@dataclass(frozen=True)
+class TableResult:
+    """What was done to namespace.table, or would be (then before and after are the same).
+
+    rewritten, written: files that were joined, and what they became; expired: snapshots, expired_files: what they
+    alone held, of rows and of metadata; orphans: files that no snapshot named, their paths in a dry run.
+    """
+
+    table: str
+    before: Size
+    after: Size
+    rewritten: int = 0
+    written: int = 0
+    expired: int = 0
+    expired_files: int = 0
+    manifests_rewritten: int = 0
+    orphans: int = 0
+    orphan_paths: tuple[str, ...] = ()
+    seconds: float = 0.0
+    note: str = ""
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.rewritten or self.expired or self.manifests_rewritten or self.orphans)
+
+
+def load() -> Policies:
+    """The policies that come with this package."""
+    text = importlib.resources.files(__package__).joinpath(FILE).read_text(encoding="utf-8")
+    return parse(yaml.safe_load(text))
+
+
+_NUMBERS = {"history_days": 0, "keep_snapshots": 1, "small_files": 2, "manifests": 2, "orphan_days": 1}
+
+
+def parse(document: Any) -> Policies:
+    """Checked policies from their YAML; wrong ones name every fault."""
+    faults: list[str] = []
+    for name, rule in [*document["namespaces"].items(), *document["tables"].items()]:
+        whole = name in document["namespaces"]
+        if name.split(".")[0] not in table_names.NAMESPACES:
+            faults.append(f"{name}: no namespace of the lake")
+        faults.extend(f"{name}: {key} is unknown" for key in rule.keys() - {*_NUMBERS, "sort"})
+        faults.extend(f"{name}: {key} is missing" for key in _NUMBERS.keys() - rule.keys() if whole)
+        faults.extend(
+            f"{name}: {key} is {rule[key]!r}; use a number, at least {least}"
+            for key, least in _NUMBERS.items()
+            if key in rule and (not isinstance(rule[key], int | float) or rule[key] < least)
+        )
+        rule["sort"] = tuple(rule["sort"]) if "sort" in rule else ()
+    faults.extend(f"{name}: missing" for name in table_names.NAMESPACES if name not in document["namespaces"])
+    if faults:
+        raise LakehouseError("The policies of maintenance are not valid:\n" + bullet_list(sorted(faults)), where=FILE)
+    return Policies({name: Policy(**rule) for name, rule in document["namespaces"].items()}, document["tables"])
+
+
+def run(
+    spark: SparkSession, names: Sequence[str] = (), *, dry_run: bool = False, policies: Policies | None = None
+) -> list[TableResult]:
+    """Maintain the named tables (namespace.table), or all of the lake; dry_run: only tell what would be done."""
+    policies = policies or load()
+    with job_runs.job(spark, "maintain") as job:
+        homes = tables.table_locations(spark)
+        wanted = _chosen(homes, names)
+        work = {
+            name: partial(_Maintenance(spark, name, policies.of(name), _shared(name, homes), dry_run=dry_run).run)
+            for name in wanted
+        }
+        results, failures = worker_pool.each(spark, work, workers=WORKERS, name="maintain")
+        job.detail.update(
+            dry_run=dry_run,
+            tables={r.table: _detail(r) for r in results if r.changed or r.note},
+            unchanged=sum(not r.changed for r in results),
+        )
+        if failures:
+            raise LakehouseError(
+                f"{len(failures)} of {len(wanted)} tables could not be maintained:\n" + bullet_list(failures),
+                where=table_names.CATALOG,
+                remedy="see the reasons above, then run maintain again; what was done to the others is done",
+            )
+    return results
+
+
+def _chosen(homes: Mapping[str, str], names: Sequence[str]) -> list[str]:
+    there = sorted(name for name in homes if name.split(".")[0] in table_names.NAMESPACES and name.count(".") == 1)
+    unknown = [name for name in names if name not in there]
+    if unknown:
+        raise ConfigError(
+            f"The lake has no table {', '.join(unknown)}",
+            remedy=f"name tables with their namespace, such as raw.course; there are: {', '.join(there)}",
+        )
+    return list(dict.fromkeys(names)) if names else there
+
+
+def _shared(name: str, homes: Mapping[str, str]) -> list[str]:
+    """Other tables whose files lie in the same folder, or in one inside it: a renamed table keeps its folder."""
+    mine = homes[name]
+    return sorted(other for other, home in homes.items() if other != name and home.startswith(mine))
+
+
+class _Maintenance:
+    """One table. shared: tables that have files in its folder, which only it knows as strangers."""
+
+    def __init__(self, spark: SparkSession, name: str, policy: Policy, shared: list[str], *, dry_run: bool) -> None:
+        self.spark, self.name, self.policy, self.shared, self.dry_run = spark, name, policy, shared, dry_run
+        self.table = f"{table_names.CATALOG}.{name}"
+        self.notes: list[str] = []
+        self.done: dict[str, Any] = {}
+        self.jvm: Any = spark._jvm
+        self.actions = self.jvm.org.apache.iceberg.spark.actions.SparkActions.get(spark._jsparkSession)
+
+    def run(self) -> TableResult:
+        started = time.monotonic()
+        before = self._size()
+        steps = (
+            ("joining files", self._join_files),
+            ("joining manifests", self._join_manifests),
+            ("expiring snapshots", self._expire),
+            ("removing orphans", self._remove_orphans),
+        )
+        for what, step in steps:
+            loaded = tables.load(self.spark, self.table)
+            try:
+                if loaded is not None:
+                    step(loaded)
+            except Exception as error:
+                if not writers.was_overtaken(error):
+                    raise
+                log.info("%s: %s: %s", self.name, what, reason(error))
+                self.notes.append(f"{what} is left to the next run: a job wrote the table meanwhile")
+        return TableResult(
+            self.name,
+            before,
+            before if self.dry_run else self._size(),
+            **self.done,
+            seconds=time.monotonic() - started,
+            note="; ".join(self.notes),
+        )
+
+    def _size(self) -> Size:
+        loaded = tables.load(self.spark, self.table)
+        if loaded is None:
+            raise LakehouseError("The table is gone since this run began", where=self.table)
+        snapshot = loaded.currentSnapshot()
+        summary = snapshot.summary() if snapshot is not None else {}
+        return Size(
+            int(summary.get("total-data-files") or 0),
+            int(summary.get("total-files-size") or 0),
+            sum(1 for _ in loaded.snapshots()),
+            len(_manifests(loaded)),
+        )
+
+    def _join_files(self, loaded: Any) -> None:
+        if loaded.currentSnapshot() is None:
+            return
+        options = {"min-input-files": str(self.policy.small_files)}
+        planner = self.jvm.org.apache.iceberg.actions.BinPackRewriteFilePlanner(loaded)
+        planner.init(options)
+        plan = planner.plan()
+        if not plan.totalGroupCount():
+            return
+        if self.dry_run:
+            groups = list(plan.groups().iterator())
+            self.done.update(
+                rewritten=sum(group.inputFileNum() for group in groups),
+                written=sum(group.expectedOutputFiles() for group in groups),
+            )
+            return
+        action = (
+            self.actions.rewriteDataFiles(loaded).options(options).snapshotProperty(snapshots.RUN_ID, job_runs.run_id())
+        )
+        if self.policy.sort:
+            order = self.jvm.org.apache.iceberg.SortOrder.builderFor(loaded.schema())
+            for column in self.policy.sort:
+                order = order.asc(column)
+            action = action.sort(order.build())
+        result = action.execute()
+        self.done.update(rewritten=result.rewrittenDataFilesCount(), written=result.addedDataFilesCount())
+
+    def _join_manifests(self, loaded: Any) -> None:
+        manifests = _manifests(loaded)
+        needed = math.ceil(sum(one.length() for one in manifests) / MANIFEST_BYTES)
+        if len(manifests) < self.policy.manifests or len(manifests) <= 2 * needed:
+            return
+        self.done["manifests_rewritten"] = len(manifests)
+        if not self.dry_run:
+            self.actions.rewriteManifests(loaded).snapshotProperty(snapshots.RUN_ID, job_runs.run_id()).execute()
+
+    def _expire(self, loaded: Any) -> None:
+        if loaded.currentSnapshot() is None:
+            return
+        older_than = int((time.time() - self.policy.history_days * 86_400) * 1000)
+        keep = max(int(self.policy.keep_snapshots), _needed(loaded))
+        doomed = loaded.expireSnapshots().expireOlderThan(older_than).retainLast(keep).apply()
+        if not len(doomed):
+            return
+        self.done["expired"] = len(doomed)
+        if self.dry_run:
+            return
+        result = snapshots.expire(self.spark, loaded, older_than=older_than, keep=keep)
+        self.done["expired_files"] = sum(
+            int(count)
+            for count in (
+                result.deletedDataFilesCount(),
+                result.deletedPositionDeleteFilesCount(),
+                result.deletedEqualityDeleteFilesCount(),
+                result.deletedManifestsCount(),
+                result.deletedManifestListsCount(),
+                result.deletedStatisticsFilesCount(),
+            )
+        )
+
+    def _remove_orphans(self, _: Any) -> None:
+        if self.shared:
+            self.notes.append(f"orphans stay: {', '.join(self.shared)} has files in the same folder")
+            return
+        older_than = dt.datetime.now(dt.UTC) - dt.timedelta(days=self.policy.orphan_days)
+        # By the listing of Iceberg's own file access: Hadoop's knows no s3://.
+        removed = self.spark.sql(
+            f"CALL {table_names.CATALOG}.system.remove_orphan_files(table => '{self.name}', prefix_listing => true,"
+            f" older_than => TIMESTAMP '{older_than:%Y-%m-%d %H:%M:%S}', dry_run => {str(self.dry_run).lower()})"
+        ).collect()
+        self.done["orphans"] = len(removed)
+        if self.dry_run:
+            self.done["orphan_paths"] = tuple(sorted(row[0] for row in removed))
+
+
+def _manifests(loaded: Any) -> list[Any]:
+    snapshot = loaded.currentSnapshot()
+    return [] if snapshot is None else list(snapshot.allManifests(loaded.io()))
+
+
+def _needed(loaded: Any) -> int:
+    """How many snapshots, from the current one back, hold the newest rows and the newest note of a job."""
+    rows = False
+    at_rows = 1
+    for number, snapshot in enumerate(snapshots.ancestors(loaded), start=1):
+        if not rows and snapshot.operation() != "replace":
+            rows, at_rows = True, number
+        if rows and snapshots.notes_of(snapshot):
+            return number
+    return at_rows
+
+
+def _detail(result: TableResult) -> dict[str, Any]:
+    told = {k: v for k, v in dataclasses.asdict(result).items() if k not in ("table", "orphan_paths") and v}
+    return {**told, "seconds": round(result.seconds, 1)}

@@ -1,0 +1,120 @@
+"""The one cut through time: what was known at a moment T, and nothing of what came after.
+
+A row is known at T when it happened strictly before T. Attributes that came later than the row itself
+(an end of enrolment, a completion) are blanked instead. Every reader of the curated tables that works
+"as of" some moment goes through cut().
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from moodle_lakehouse.errors import ConfigError, LakehouseError
+from moodle_lakehouse.lake import table_names, tables
+
+# table -> (column that says when the row became known, columns blanked when they lie at or after T).
+# Of a fact without a moment nobody knows whether it lies before T: it goes. A dimension's row stays.
+_RULES: dict[str, tuple[str | None, tuple[str, ...]]] = {
+    "dim_user": ("created_at", ()),
+    "user_attribute": (None, ()),
+    "enrolment_attribute": (None, ()),
+    "dim_course": (None, ()),
+    "dim_resource": ("added_at", ("deleted_at",)),
+    "fact_event": ("occurred_at", ()),
+    "fact_enrolment": ("enrolled_at", ("unenrolled_at", "completed_at")),
+    "fact_grade": ("graded_at", ()),
+    "fact_submission": ("submitted_at", ()),
+}
+
+# Courses that start within this many days of the latest start belong to its term.
+TERM_DAYS = 30
+
+
+def cut(df: DataFrame, table: str, as_of: dt.datetime | None) -> DataFrame:
+    """The table as it stood at as_of: same grain and columns, later rows and values removed.
+
+    table is a curated table's name, with or without catalog and namespace. as_of None means no cut.
+    A fact whose moment is unknown (null) is removed, a dimension's row is kept.
+    """
+    name = table.rsplit(".", 1)[-1]
+    if name not in _RULES:
+        raise ValueError(f"no rule for {table}: add one to point_in_time.py before it is read as of a moment")
+    if as_of is None:
+        return df
+    known_at, later = _RULES[name]
+    moment = literal(as_of)
+    if known_at is not None:
+        known = F.col(known_at) < moment
+        df = df.where(F.col(known_at).isNull() | known if name.startswith("dim_") else known)
+    if name == "dim_resource":  # what is deleted at or after T is still there
+        still = F.col("deleted_at") >= moment
+        df = df.withColumn("is_deleted", F.col("is_deleted") & ~F.coalesce(still, F.lit(False)))
+    if not later:
+        return df
+    return df.select(*[F.when(F.col(c) < moment, F.col(c)).alias(c) if c in later else F.col(c) for c in df.columns])
+
+
+def literal(moment: dt.datetime) -> Column:
+    """The moment as a Spark timestamp, free of this machine's time zone."""
+    return F.lit(utc(moment))
+
+
+def utc(moment: dt.datetime) -> dt.datetime:
+    """The moment in UTC; one without a zone is UTC already."""
+    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
+
+
+def parse(value: str, where: str = "--as-of / analytics.as_of") -> dt.datetime:
+    """A moment from an ISO date or date and time; UTC unless it says otherwise. where: named when it is none."""
+    try:
+        return utc(dt.datetime.fromisoformat(value))
+    except ValueError:
+        raise ConfigError(
+            f"{value!r} is no moment",
+            where=where,
+            remedy="use a date such as 2014-02-01, or one with a time; --as-of takes now and mid-term, too",
+        ) from None
+
+
+def resolve_as_of(spark: SparkSession, value: str) -> dt.datetime:
+    """The moment meant by now, mid-term or an ISO date.
+
+    mid-term is halfway, rounded down to a day, through the latest term: from the first start to the last end
+    of the courses that start within 30 days of the latest start. Courses without an end do not count.
+    """
+    if value == "now":
+        return dt.datetime.now(dt.UTC).replace(microsecond=0)
+    if value == "mid-term":
+        courses = tables.read(spark, table_names.DIM_COURSE)
+        if courses is None:
+            raise LakehouseError(
+                "The lake has no courses yet, so it has no term",
+                where=table_names.DIM_COURSE,
+                remedy="run ingest and curate first",
+            )
+        return mid_term(courses)
+    return parse(value)
+
+
+def mid_term(courses: DataFrame) -> dt.datetime:
+    """The middle of the latest term of dim_course, at midnight UTC."""
+    dated = courses.where("end_at > start_at").select(
+        F.unix_timestamp("start_at").alias("start"), F.unix_timestamp("end_at").alias("end")
+    )
+    latest = dated.agg(F.max("start").alias("latest"))
+    term = (
+        dated.join(F.broadcast(latest), how="inner", on=F.col("start") >= F.col("latest") - TERM_DAYS * 86400)
+        .agg(F.min("start").alias("start"), F.max("end").alias("end"))
+        .first()
+    )
+    if term is None or term["start"] is None:
+        raise LakehouseError(
+            "No course has both a start and an end, so there is no term to stand in the middle of",
+            where=table_names.DIM_COURSE,
+            remedy="use --as-of now or a date, or set end dates in Moodle's courses",
+        )
+    middle = term["start"] + (term["end"] - term["start"]) // 2
+    return dt.datetime.fromtimestamp(middle - middle % 86400, dt.UTC)

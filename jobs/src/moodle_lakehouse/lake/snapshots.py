@@ -1,0 +1,62 @@
+"""Read a table's snapshots: their ids, their order, what jobs recorded in their summaries, and their expiry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from moodle_lakehouse.lake import table_names
+
+RUN_ID = "lakehouse.run-id"  # in the summary of every snapshot
+
+
+def snapshot_id(loaded: Any) -> int | None:
+    """The current snapshot of a loaded table; None before the first."""
+    snapshot = loaded.currentSnapshot()
+    return None if snapshot is None else int(snapshot.snapshotId())
+
+
+def ancestors(loaded: Any) -> Iterator[Any]:
+    """The snapshots of a loaded table from the current one back to the oldest that has not expired; none of None."""
+    snapshot = None if loaded is None else loaded.currentSnapshot()
+    while snapshot is not None:
+        yield snapshot
+        parent = snapshot.parentId()
+        snapshot = None if parent is None else loaded.snapshot(parent)
+
+
+def newest_rows(loaded: Any) -> Any:
+    """The snapshot that last changed a loaded table's rows; maintenance's own snapshots only move them to other files."""
+    found = None
+    for snapshot in ancestors(loaded):
+        found = snapshot
+        if snapshot.operation() != "replace":
+            break
+    return found
+
+
+def notes(loaded: Any) -> dict[str, str]:
+    """What jobs noted in the newest snapshot that has such a note (watermark.Mark, history.Mark, made_from).
+
+    A commit that is not theirs has to carry it on, before the snapshots behind it expire.
+    """
+    return next((found for snapshot in ancestors(loaded) if (found := notes_of(snapshot))), {})
+
+
+def notes_of(snapshot: Any) -> dict[str, str]:
+    """What jobs noted in a snapshot's summary, besides the run's id."""
+    return {
+        k: v for k, v in dict(snapshot.summary()).items() if k.startswith(f"{table_names.CATALOG}.") and k != RUN_ID
+    }
+
+
+def expire(spark: SparkSession, loaded: Any, *, older_than: int, keep: int) -> Any:
+    """Expire snapshots from before a moment (milliseconds since 1970), and delete the files that they alone hold.
+
+    Kept are the newest ones, so many, and what tags and branches keep. Returns Iceberg's numbers of deleted files.
+    """
+    jvm: Any = spark._jvm
+    actions = jvm.org.apache.iceberg.spark.actions.SparkActions.get(spark._jsparkSession)
+    return actions.expireSnapshots(loaded).expireOlderThan(older_than).retainLast(keep).execute()

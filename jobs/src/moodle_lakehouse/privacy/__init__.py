@@ -1,0 +1,1 @@
+"""Erase people from every table and file of the lake."""

@@ -1,0 +1,243 @@
+"""Remove people from every layer of the lake, and prove it.
+
+1. The ids are noted as keyed hashes, so that no later ingest brings these people back (erased.py).
+2. Rows about them go, columns that merely name them become null: raw tables by the catalogue's rules, tables behind them
+   by user id and pseudonym. Each table in at most two commits, which carry on what ingest noted.
+3. Older snapshots of every table that names them expire, and the files with them. Leftover files go.
+4. Every file is read (traces.py): the result is what is found then, not what was meant.
+
+Moodle comes first: whoever is active there goes on there, only the lake leaves the person out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from moodle_lakehouse.config import Config
+from moodle_lakehouse.curated import job as curated_job
+from moodle_lakehouse.errors import LakehouseError, bullet_list
+from moodle_lakehouse.ingest import moodle_tables, mysql, suppression_list
+from moodle_lakehouse.ingest.moodle_tables import PersonColumn, person_columns, quoted
+from moodle_lakehouse.lake import files, job_runs, snapshots, table_names, tables, worker_pool, writers
+from moodle_lakehouse.privacy import file_scan
+from moodle_lakehouse.privacy.file_scan import CURRENT, LEFTOVER, People, Scan
+
+LEFTOVER_HOURS = 24  # younger files that no snapshot reaches may belong to a job that is at work
+WORKERS = 4
+
+# Tables behind raw: a row with one of these is about the person.
+_DERIVED = (PersonColumn("userid"), PersonColumn("user_key"))
+# What jobs told of their work: examples of violated checks, reasons of failures.
+_TOLD = {
+    table_names.JOB_RUN: (PersonColumn("detail", clears=True, told=True),),
+    table_names.DATA_QUALITY: (PersonColumn("example", clears=True, told=True),),
+}
+
+
+@dataclass(frozen=True)
+class TableErasure:
+    """What was done to one table. snapshots: how many expired; files: how many leftovers were deleted."""
+
+    table: str
+    deleted: int
+    cleared: int
+    snapshots: int
+    files: int
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """The scan before, what was done, and the scan after. Nothing was done where tables is empty."""
+
+    before: Scan
+    tables: tuple[TableErasure, ...]
+    after: Scan | None
+    active: int  # how many of the people Moodle still has as active users, by the lake's copy
+
+
+def people(config: Config, ids: Sequence[int]) -> People:
+    """Everything by which the lake may know the users of these ids."""
+    key, hash_key = config.privacy.key(), config.privacy.hash_key()
+    return People(
+        tuple(sorted(set(ids))),
+        tuple(hmac.digest(hash_key, str(i).encode(), hashlib.sha256).hex() for i in ids),
+        tuple(curated_job.pseudonym_of(key, i) for i in ids),
+    )
+
+
+def look(spark: SparkSession, config: Config, ids: Sequence[int]) -> Erasure:
+    """Where the lake names people; nothing is changed."""
+    tables.ensure_namespaces(spark)
+    return Erasure(file_scan.scan(spark, people(config, ids), rules(spark)), (), None, _active(spark, ids))
+
+
+def run(spark: SparkSession, config: Config, ids: Sequence[int]) -> Erasure:
+    """Erase people; check() tells whether every file is free of them. No ingest runs meanwhile: it would bring them back."""
+    with mysql.reserved(config.moodle, config.catalog.uri), job_runs.job(spark, "erase-user") as job:
+        who, active = people(config, ids), _active(spark, ids)
+        tables.ensure_namespaces(spark)
+        suppression_list.remember(spark, config.privacy.key(), ids)
+        before = file_scan.scan(spark, who, rules(spark))
+        done = _erase_all(spark, who, before)
+        after = file_scan.scan(spark, who, rules(spark))
+        job.detail.update(
+            people=len(who.ids), tables={t.table: [t.deleted, t.cleared] for t in done}, files=after.files
+        )
+        return Erasure(before, tuple(done), after, active)
+
+
+def rules(spark: SparkSession) -> dict[str, tuple[PersonColumn, ...]]:
+    """What is known about the columns of each table in the catalog, also of those that are not the jobs'."""
+    known = _TOLD | {table_names.raw(name): table.person for name, table in moodle_tables.load().tables.items()}
+    names = sorted(f"{table_names.CATALOG}.{name}" for name in tables.table_locations(spark))
+    return {
+        name: known.get(name, () if name.startswith(table_names.raw("")) else _DERIVED)
+        for name in names
+        if name != table_names.ERASED_USER
+    }
+
+
+def check(result: Erasure) -> None:
+    """Refuse a result in which a file still names somebody."""
+    if result.after is None or not result.after.traces:
+        return
+    left = [f"{t.table}: {t.file} ({t.reached}: {_told(t.rows)})" for t in result.after.traces]
+    raise LakehouseError(
+        f"{len(left)} files still name the erased:\n" + bullet_list(left[:20]),
+        remedy="older: a tag or branch keeps the snapshot, drop it; leftover: the file is younger than"
+        f" {LEFTOVER_HOURS} hours and may belong to a running job; then run erase-user again",
+    )
+
+
+def _active(spark: SparkSession, ids: Sequence[int]) -> int:
+    users = tables.read(spark, table_names.raw("user"))
+    if users is None:
+        return 0
+    return (
+        curated_job.shaped(spark, users, "id bigint, deleted int")
+        .where(F.col("id").isin(*ids) & (F.coalesce("deleted", F.lit(0)) == 0))
+        .count()
+    )
+
+
+# One table
+
+
+def _erase_all(spark: SparkSession, who: People, before: Scan) -> list[TableErasure]:
+    affected = sorted({trace.table for trace in before.traces})
+    known = rules(spark)
+    work = {
+        table: partial(_erase, spark, table, known[table], who, [t for t in before.traces if t.table == table])
+        for table in affected
+    }
+    done, failures = worker_pool.each(spark, work, workers=WORKERS, name="erase")
+    if failures:
+        ids = re.compile(rf"\b({'|'.join(str(i) for i in who.ids)})\b")  # of statements that failed: ops keeps the text
+        raise LakehouseError(
+            f"{len(failures)} of {len(affected)} tables could not be freed of the erased:\n"
+            + bullet_list(ids.sub("...", one) for one in failures),
+            remedy="see that no other job runs, then run erase-user again: it goes on from there",
+        )
+    return done
+
+
+def _erase(
+    spark: SparkSession, table: str, known: Sequence[PersonColumn], who: People, found: Sequence[file_scan.Trace]
+) -> TableErasure:
+    deleted, cleared, place = 0, 0, table_names.quoted(table)
+    if any(trace.reached == CURRENT for trace in found):
+        columns = {f.name: f.dataType for f in spark.table(place).schema.fields}
+        named = person_columns(known, _candidates(columns))
+        rows = [_condition(rule, columns, who, table) for rule in named if not rule.clears]
+        clears = {rule.name: _condition(rule, columns, who, table) for rule in named if rule.clears}
+        if rows:
+            deleted = _change(spark, table, f"DELETE FROM {place} WHERE {' OR '.join(rows)}")
+        if clears:
+            values = ", ".join(
+                f"{quoted(rule.name)} = CASE WHEN {clears[rule.name]} THEN {_cleared(rule, who)} ELSE {quoted(rule.name)} END"
+                for rule in named
+                if rule.clears
+            )
+            named_somewhere = " OR ".join(clears.values())
+            cleared = spark.table(place).where(named_somewhere).count()
+            if cleared:
+                _change(spark, table, f"UPDATE {place} SET {values} WHERE {named_somewhere}")
+    snapshots = _expire(spark, table)
+    return TableErasure(table, deleted, cleared, snapshots, _delete_leftovers(spark, table, found))
+
+
+def _candidates(columns: Mapping[str, T.DataType]) -> list[str]:
+    kinds = (T.IntegerType, T.LongType, T.DecimalType, T.StringType)
+    return [name for name, kind in columns.items() if isinstance(kind, kinds)]
+
+
+def _condition(rule: PersonColumn, columns: Mapping[str, T.DataType], who: People, table: str) -> str:
+    if rule.told:
+        return f"{quoted(rule.name)} RLIKE {_literal(who.told)}"
+    if not isinstance(columns[rule.name], T.StringType):
+        return rule.condition([str(i) for i in who.ids])
+    words = who.hashes if table.startswith(table_names.raw("")) else who.pseudonyms
+    return rule.condition([f"'{word}'" for word in words])
+
+
+def _cleared(rule: PersonColumn, who: People) -> str:
+    return f"regexp_replace({quoted(rule.name)}, {_literal(who.told)}, 'userid erased')" if rule.told else "NULL"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\") + "'"
+
+
+def _change(spark: SparkSession, table: str, statement: str) -> int:
+    """Run a statement that carries on the table's notes; returns by how many rows the table is smaller."""
+    loaded = tables.load(spark, table)
+    rows = tables.rows_of(loaded)
+    writers.change(spark, statement, run_id=job_runs.run_id(), summary=snapshots.notes(loaded))
+    return rows - tables.row_count(spark, table)
+
+
+def _expire(spark: SparkSession, table: str) -> int:
+    """Expire every snapshot but the current one and what tags and branches keep; returns how many."""
+    loaded = tables.load(spark, table)
+    if loaded.currentSnapshot() is None:
+        return 0
+    notes = snapshots.notes(loaded)
+    if notes != snapshots.notes_of(loaded.currentSnapshot()):  # they are in a snapshot that expires
+        nothing = tables.local_rows(spark, [], spark.table(table_names.quoted(table)).schema)
+        writers.append(nothing, table, run_id=job_runs.run_id(), summary=notes)
+        loaded = tables.load(spark, table)
+    number = sum(1 for _ in loaded.snapshots())
+    snapshots.expire(spark, loaded, older_than=int(time.time() * 1000) + 1000, keep=1)
+    return number - sum(1 for _ in tables.load(spark, table).snapshots())
+
+
+def _delete_leftovers(spark: SparkSession, table: str, found: Sequence[file_scan.Trace]) -> int:
+    """Delete files that name the erased, that no snapshot reaches and that no running job can be writing."""
+    loaded = tables.load(spark, table)
+    properties: dict[str, str] = files.settings(loaded)
+    oldest = time.time() - LEFTOVER_HOURS * 3600
+    number = 0
+    for trace in found:
+        if trace.reached != LEFTOVER:
+            continue
+        system, inside = files.place(trace.file, properties)
+        info: Any = system.get_file_info(inside)
+        if info.is_file and info.mtime.timestamp() < oldest:
+            loaded.io().deleteFile(trace.file)
+            number += 1
+    return number
+
+
+def _told(rows: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} by {column}" for column, number in rows.items())

@@ -1,0 +1,1 @@
+"""Report the results of a run to people."""

@@ -1,0 +1,280 @@
+"""What a reader wants to see: who is at risk and why, what kinds of courses there are, how fresh the data are."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import json
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from moodle_lakehouse.clustering import job as clustering_job
+from moodle_lakehouse.config import Config
+from moodle_lakehouse.dropout import labels, training
+from moodle_lakehouse.errors import ConfigError
+from moodle_lakehouse.lake import point_in_time, table_names, tables
+
+WIDTH = 110
+MOST = 10
+MOST_MOVES = 3
+NO_LINKS = "No links to profiles: lakehouse_moodle_url is not set, for behind a demo's data stands no Moodle."
+
+
+def render(spark: SparkSession, config: Config, as_of: dt.datetime | None, format: str = "text") -> str:
+    """The report as tables for a terminal of 110 columns, or as one JSON document.
+
+    It shows the latest run that scored (clustered) at as_of or before; nothing in it names a person.
+    """
+    if format not in ("text", "json"):
+        raise ConfigError(f"The report has no format {format!r}", where="--format", remedy="use text or json")
+    document = collect(spark, config, as_of)
+    return json.dumps(document, default=_json, indent=1) if format == "json" else _text(document)
+
+
+def collect(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> dict[str, Any]:
+    """What the report says, as plain values."""
+    risks = _latest(tables.read(spark, table_names.STUDENT_RISK), as_of)
+    clusters = _latest(tables.read(spark, table_names.COURSE_CLUSTER), as_of)
+    students = _students(spark, config, risks) if risks is not None else []
+    courses = [row.asDict() for row in clusters.collect()] if clusters is not None else []  # a row a course
+    document: dict[str, Any] = {
+        "as_of": as_of,
+        "label": config.analytics.label,
+        "data_until": _data_until(spark, as_of),
+        "scored": _scored(risks) if risks is not None else None,
+        "students": students,
+        "clusters": _clusters(courses),
+        "moves": clustering_job.moves(courses),
+        "not_scored": None,
+    }
+    if not students:
+        document["not_scored"] = _why_not(spark, config, as_of)
+    return document
+
+
+def _latest(df: DataFrame | None, as_of: dt.datetime | None) -> DataFrame | None:
+    """The rows of the latest run at as_of or before; None when there is none."""
+    if df is None:
+        return None
+    if as_of is not None:
+        df = df.where(F.col("as_of") <= point_in_time.literal(as_of))
+    # Run ids sort by time: of several runs for one moment the last counts.
+    last = df.select("as_of", "run_id").orderBy(F.desc("as_of"), F.desc("run_id")).first()
+    return (
+        None
+        if last is None
+        else df.where((F.col("run_id") == last["run_id"]) & (F.col("as_of") == F.lit(last["as_of"])))
+    )
+
+
+def _students(spark: SparkSession, config: Config, risks: DataFrame) -> list[dict[str, Any]]:
+    courses = spark.table(table_names.DIM_COURSE).select("courseid", "shortname")
+    top = (
+        risks.orderBy(F.desc("probability"), "courseid", "userid")
+        .limit(MOST)
+        .join(F.broadcast(courses), "courseid", "left")
+        .orderBy(F.desc("probability"), "courseid", "userid")
+    )
+    return [
+        {
+            "user_key": row["user_key"],
+            "course": row["shortname"],
+            "week": row["week"],
+            "probability": row["probability"],
+            "band": row["band"],
+            "change": row["change"],
+            "reasons": [row[f"reason_{i}"] for i in (1, 2, 3) if row[f"reason_{i}"]],
+            "userid": row["userid"],
+            "courseid": row["courseid"],
+            "link": _link(config.moodle.url, row["userid"], row["courseid"]),
+        }
+        for row in top.collect()
+    ]
+
+
+def _link(site: str | None, userid: int, courseid: int) -> str | None:
+    """A student's profile in a course; None where no Moodle stands behind the data."""
+    return None if site is None else f"{site.rstrip('/')}/user/view.php?id={userid}&course={courseid}"
+
+
+def _scored(risks: DataFrame) -> dict[str, Any] | None:
+    row = risks.agg(
+        F.count("*").alias("students"),
+        F.countDistinct("courseid").alias("courses"),
+        *[F.count(F.when(F.col("band") == band, 1)).alias(band) for band in ("high", "medium", "low")],
+        F.max("as_of").alias("as_of"),
+        F.max("scored_at").alias("scored_at"),
+        F.max("model_version").alias("model_version"),
+    ).first()
+    return row.asDict() if row is not None and row["students"] else None
+
+
+def _clusters(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    result = []
+    for number in sorted({row["cluster"] for row in rows}, key=lambda value: (value < 0, value)):
+        own = [row for row in rows if row["cluster"] == number]
+        result.append(
+            {
+                "cluster": number,
+                "name": own[0]["cluster_name"],
+                "courses": len(own),
+                "students": sum(row["students"] for row in own),
+                "marks": clustering_job.marks(rows, number) if number >= 0 else ["hardly any students or actions"],
+                "examples": [row["shortname"] for row in sorted(own, key=_nearest)[:3]],
+            }
+        )
+    return result
+
+
+def _nearest(row: dict[str, Any]) -> tuple[float, int]:
+    return (row["distance"] if row["distance"] is not None else 0.0, row["courseid"])
+
+
+def _data_until(spark: SparkSession, as_of: dt.datetime | None) -> dt.datetime | None:
+    events = tables.read(spark, table_names.FACT_EVENT)
+    if events is None:
+        return None
+    row = point_in_time.cut(events, table_names.FACT_EVENT, as_of).agg(F.max("occurred_at").alias("last")).first()
+    return row["last"] if row is not None else None
+
+
+def _why_not(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> str:
+    refusal = training.refusal(spark, config, as_of)
+    if refusal is not None:
+        return refusal.what
+    return (
+        "No course with enrolled students is running, or no model has become champion yet (train says why; then score)."
+    )
+
+
+def _text(document: dict[str, Any]) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=WIDTH, force_terminal=False, color_system=None, highlight=False, emoji=False)
+    outcome = labels.NAMES[document["label"]]
+    if document["students"]:
+        scored = document["scored"]
+        console.print(_risk_table(document["students"], outcome))
+        console.print(
+            f"{scored['students']:,} students in {scored['courses']:,} running courses scored as of {_day(scored['as_of'])}"
+            f" by model version {scored['model_version']}:"
+            f" {scored['high']:,} high ({_share(training.HIGH)} or more), {scored['medium']:,} medium"
+            f" ({_share(training.MEDIUM)} or more), {scored['low']:,} low.",
+            soft_wrap=False,
+        )
+        if not any(student["link"] for student in document["students"]):
+            console.print(NO_LINKS)
+    else:
+        console.print(Text("No students at risk to show", style="bold"))
+        console.print(document["not_scored"], markup=False)
+    console.print()
+    if document["clusters"]:
+        console.print(_cluster_table(document["clusters"]))
+        if document["moves"]["again"]:
+            console.print(_told_moves(document["moves"]), markup=False)
+    else:
+        console.print("No clusters of courses yet: no course has begun, or cluster has not run.")
+    until, as_of = document["data_until"], document["as_of"]
+    console.print(
+        f"Data: last event {_minute(until) if until else 'none'}"
+        + (f", everything from {_minute(as_of)} on left out" if as_of else "")
+    )
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def _risk_table(students: list[dict[str, Any]], outcome: str) -> Table:
+    table = Table(
+        title=f"Most at risk of {outcome}",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        width=WIDTH,
+        pad_edge=False,
+    )
+    table.add_column("student, course", no_wrap=True)
+    table.add_column("week", justify="right", no_wrap=True)
+    table.add_column("risk", justify="right", no_wrap=True)
+    table.add_column("band", no_wrap=True)
+    table.add_column("change", justify="right", no_wrap=True)
+    table.add_column("reasons and profile", overflow="fold", ratio=1)
+    for student in students:
+        change = student["change"]
+        why = [f"{place}. {words}" for place, words in enumerate(student["reasons"], 1)]
+        table.add_row(
+            f"{student['user_key']}\n{_short(student['course'])}",
+            str(student["week"]),
+            _share(student["probability"]),
+            student["band"],
+            "new" if change is None else f"{_signed(100 * change)} pts",
+            Text("\n".join([*why, student["link"] or f"user {student['userid']}, course {student['courseid']}"])),
+            end_section=True,
+        )
+    return table
+
+
+def _cluster_table(clusters: list[dict[str, Any]]) -> Table:
+    table = Table(
+        title="Courses by the use of their resources",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        width=WIDTH,
+        pad_edge=False,
+    )
+    table.add_column("cluster", ratio=2)
+    table.add_column("courses", justify="right", no_wrap=True)
+    table.add_column("students", justify="right", no_wrap=True)
+    table.add_column("what marks it", ratio=4)
+    table.add_column("such as", ratio=2)
+    for row in clusters:
+        table.add_row(
+            Text(row["name"]),
+            str(row["courses"]),
+            f"{row['students']:,}",
+            Text("\n".join(row["marks"]) or "close to the average of all courses"),
+            Text(", ".join(_short(name) for name in row["examples"])),
+            end_section=True,
+        )
+    return table
+
+
+def _told_moves(moves: dict[str, Any]) -> str:
+    told = [f"{len(move['courses'])} from {move['from']} to {move['to']}" for move in moves["moves"][:MOST_MOVES]]
+    others = sum(len(move["courses"]) for move in moves["moves"][MOST_MOVES:])
+    told += [f"{others} others"] if others else []
+    return f"Of {moves['again']} courses given again in a later term {moves['stayed']} stayed what they were" + (
+        f"; moved: {', '.join(told)}." if told else "."
+    )
+
+
+def _short(name: str | None) -> str:
+    """A course's short name; Moodle allows 255 characters, a column has 24."""
+    name = name or "?"
+    return name if len(name) <= 24 else name[:23] + "…"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _signed(points: float) -> str:
+    return "0" if round(points) == 0 else f"{points:+.0f}"
+
+
+def _day(moment: dt.datetime) -> str:
+    return f"{moment:%Y-%m-%d}"
+
+
+def _minute(moment: dt.datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def _json(value: Any) -> str:
+    if isinstance(value, dt.datetime):
+        return point_in_time.utc(value).isoformat()
+    raise TypeError(f"{type(value).__name__} has no JSON form")

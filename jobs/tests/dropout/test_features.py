@@ -1,0 +1,347 @@
+"""Weekly features: what they count, what they must not know."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from model_lake import AS_OF, WEEKS, Lake, busy_course, day, small_site
+from moodle_lakehouse.dropout import features, learner
+from moodle_lakehouse.lake import point_in_time, snapshots, table_names, tables
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+START = dt.datetime(2024, 3, 4, tzinfo=dt.UTC)
+
+
+def rows_of(spark: SparkSession, lake: Lake, as_of: dt.datetime | None = None, **options: Any) -> pd.DataFrame:
+    cut = (lambda frame, table: point_in_time.cut(frame, table, as_of)) if as_of else None
+    frame = features.build(lake.sources(spark, cut, **options), as_of)
+    return frame.toPandas().set_index(["userid", "courseid", "week"]).sort_index()
+
+
+@pytest.fixture(scope="module")
+def course() -> Lake:
+    """Courses of four weeks. In 7 student 1 works, 2 does little, 3 leaves at the cutoff of week 2, 4 comes late."""
+    lake = Lake()
+    lake.course(7, START, 28)
+    lake.resource(71, 7, "page")
+    lake.resource(72, 7, "assign", due=5)
+    lake.resource(73, 7, "quiz", due=9)
+    lake.resource(74, 7, "quiz", due=11)
+    lake.enrol(1, 7, at=-10)
+    lake.enrol(2, 7, at=-1)
+    lake.enrol(3, 7, at=-2, left=14)
+    lake.enrol(4, 7, at=8)
+    for days in (0.5, 0.6, 1.5, 8.0, 15.0):
+        lake.act(1, 71, days)
+    lake.act(1, 72, 3.0, crud="u")
+    lake.act(2, 71, 6.999)
+    lake.submit(1, 72, 3.0)
+    lake.grade(1, 72, 8.0, 0.9, weight=30)
+    lake.submit(1, 73, 8.0)
+    lake.grade(1, 73, 8.0, 0.5, weight=10)
+    lake.submit(2, 72, 6.0)
+    lake.submit(2, 73, 10.0, status="draft")
+    lake.rows[table_names.ENROLMENT_ATTRIBUTE] = [(1, 7, "studied credits", 60.0), (2, 7, "other", 1.0)]
+
+    lake.course(8, START, 28)
+    lake.resource(81, 8, "page")
+    lake.resource(82, 8, "assign", due=5)
+    lake.resource(83, 8, "assign", due=20)
+    lake.resource(84, 8, "assign", due=6, deleted=3)
+    for user in (11, 12, 13, 14):
+        lake.enrol(user, 8)
+    lake.submit(11, 83, 3.0)
+    lake.grade(12, 82, -1, 0.7)
+    lake.grade(13, 82, -1, 0.0)
+    lake.act(14, 81, 1.0)
+    lake.act(14, 81, 2.0, role="staff")
+    lake.act(14, 81, 2.0, edulevel=1)
+    lake.act(14, 81, 2.0, target="user_enrolment")
+    lake.act(14, 81, 2.0, target="course", action="completed")
+    lake.act(99, 81, 2.0)  # enrolled nowhere
+    return lake
+
+
+@pytest.fixture(scope="module")
+def known(spark: SparkSession, course: Lake) -> pd.DataFrame:
+    return rows_of(spark, course, attributes=["studied credits"])
+
+
+def test_rows_are_the_risk_set(known: pd.DataFrame) -> None:
+    weeks = {user: sorted(known.loc[user].index.get_level_values("week")) for user in (1, 2, 3, 4)}
+    assert weeks[1] == weeks[2] == weeks[4] == [0, 1, 2, 3, 4]
+    assert weeks[3] == [0, 1], "an end at the very cutoff has happened by then"
+    assert known["enrolled"].loc[4].tolist() == [False, False, True, True, True]
+    assert known["cutoff_at"].loc[(1, 7, 2)] == pd.Timestamp("2024-03-18")
+
+
+def test_activity_counts_what_lies_strictly_before_the_cutoff(known: pd.DataFrame) -> None:
+    one = known.loc[(1, 7)]
+    assert one["events"].tolist() == [0, 4, 5, 6, 6]
+    assert one["active_days"].tolist() == [0, 3, 4, 5, 5]
+    assert one["resources"].tolist() == [0, 2, 2, 2, 2]
+    assert one["writes"].tolist() == [0, 1, 1, 1, 1]
+    assert one["content"].tolist() == [0, 3, 4, 5, 5]
+    assert one["events_2w"].tolist() == [0, 4, 5, 2, 1]
+    assert one["days_since_access"].iloc[2] == pytest.approx(6.0)
+    two = known.loc[(2, 7)]
+    assert two["events"].tolist() == [0, 1, 1, 1, 1]
+    assert two["days_since_access"].iloc[0] == pytest.approx(1.0), "without access it counts from the enrolment"
+    assert known.loc[(3, 7, 1), "days_since_access"] == pytest.approx(9.0)
+
+
+def test_submissions_meet_the_calendar(known: pd.DataFrame) -> None:
+    one, two = known.loc[(1, 7)], known.loc[(2, 7)]
+    assert one["due"].tolist() == [0, 1, 3, 3, 3]
+    assert one["handed_in"].tolist() == [0, 1, 2, 2, 2]
+    assert math.isnan(one["handed_in_share"].iloc[0])
+    assert one["handed_in_share"].tolist()[1:] == pytest.approx([1, 2 / 3, 2 / 3, 2 / 3])
+    assert one["last_due_share"].tolist()[1:] == pytest.approx([1, 0.5, 0.5, 0.5])
+    assert two["handed_in"].tolist() == [0, 1, 1, 1, 1], "a draft is not handed in"
+    assert two["on_time_share"].tolist()[1:] == pytest.approx([0, 0, 0, 0]), "a day late"
+    assert two["last_due_share"].tolist()[1:] == pytest.approx([1, 0, 0, 0])
+    assert one["days_early"].iloc[1] == pytest.approx(2.0)
+    assert one["days_since_submission"].iloc[2] == pytest.approx(6.0)
+    assert one["handed_in_ahead"].tolist() == [0, 0, 0, 0, 0]
+
+
+def test_grades_count_once_they_are_given(known: pd.DataFrame) -> None:
+    one = known.loc[(1, 7)]
+    assert math.isnan(one["grade_avg"].iloc[1])
+    assert one["grade_avg"].iloc[2] == pytest.approx((30 * 0.9 + 10 * 0.5) / 40)
+    assert one["grade_last"].iloc[2] == pytest.approx(0.9), "of two grades in one second the better"
+
+
+def test_cohort_is_who_is_enrolled_at_the_cutoff(known: pd.DataFrame) -> None:
+    first = known.xs((7, 1), level=("courseid", "week"))
+    enrolled = first.loc[first["enrolled"], "handed_in_share"]
+    assert enrolled.index.tolist() == [1, 2, 3]
+    assert first.loc[1, "handed_in_vs"] == pytest.approx(1 - enrolled.mean())
+    start = known.xs((7, 0), level=("courseid", "week"))
+    assert start.loc[4, "lead_days"] == 0.0, "of who is not enrolled yet only that is known"
+    others = start.loc[[1, 2, 3], "lead_days"]
+    assert start.loc[1, "lead_z"] == pytest.approx((10 - others.mean()) / others.std())
+
+
+def test_ahead_of_its_date_is_ahead(known: pd.DataFrame) -> None:
+    own = known.loc[(11, 8)]
+    assert own["handed_in_ahead"].tolist() == [0, 1, 1, 0, 0]
+    assert own["due"].tolist() == [0, 1, 1, 2, 2], "what was deleted before its date was never due"
+    assert own["handed_in"].tolist() == [0, 0, 0, 1, 1]
+
+
+def test_a_result_without_submission_is_credited_but_a_zero_is_not(known: pd.DataFrame) -> None:
+    assert known.loc[(12, 8), "credited"].tolist() == [1] * 5
+    assert known.loc[(12, 8), "handed_in"].tolist() == [0, 1, 1, 1, 1]
+    assert known.loc[(13, 8), "credited"].tolist() == [0] * 5
+    assert known.loc[(13, 8), "handed_in_share"].tolist()[1:] == [0.0] * 4
+
+
+def test_what_is_no_activity_of_a_student(known: pd.DataFrame) -> None:
+    assert known.loc[(14, 8), "events"].tolist() == [0, 1, 1, 1, 1]
+    assert 99 not in known.index.get_level_values("userid")
+
+
+def test_configured_attributes_become_columns(known: pd.DataFrame) -> None:
+    assert known.loc[(1, 7, 0), "attr_studied_credits"] == 60.0
+    assert math.isnan(known.loc[(2, 7, 0), "attr_studied_credits"])
+
+
+def test_nothing_after_the_cutoff_is_known(spark: SparkSession, course: Lake, known: pd.DataFrame) -> None:
+    """The leak: whatever is planted at or after a cutoff leaves the rows up to it as they were."""
+    planted = Lake()
+    planted.starts, planted.due = course.starts, course.due
+    planted.modname, planted.course_of = course.modname, course.course_of
+    planted.rows = {table: list(rows) for table, rows in course.rows.items()}
+    planted.act(2, 71, 14.0)
+    planted.act(2, 74, 20.0, crud="u")
+    planted.submit(2, 74, 14.0)
+    planted.submit(2, 73, 15.0)
+    planted.grade(2, 72, 14.0, 0.1)
+    planted.resource(75, 7, "assign", due=14)
+    enrolments = planted.rows[table_names.FACT_ENROLMENT]
+    two = next(row for row in enrolments if row[0] == 2)
+    enrolments[enrolments.index(two)] = (*two[:4], day(START, 15), two[5], two[6])
+    changed = rows_of(spark, planted, attributes=["studied credits"])
+    upto = known.index.get_level_values("week") <= 2
+    pd.testing.assert_frame_equal(
+        changed[changed.index.get_level_values("week") <= 2], known[upto], check_exact=False, rtol=1e-12
+    )
+    assert (2, 7, 3) not in changed.index, "the planted end is seen once it has happened"
+
+
+# At this moment the staggered courses are at the end of their weeks 0 to 6.
+THEN = dt.datetime(2024, 6, 3, tzinfo=dt.UTC)
+
+
+@pytest.fixture(scope="module")
+def staggered() -> Lake:
+    """Course 2w0 is at the end of week w at THEN. Student 1 was in a course that was over before."""
+    lake, rng = Lake(), np.random.default_rng(4)
+    for week in range(WEEKS + 1):
+        first = 1000 * (week + 1)
+        courseid = 200 + 10 * week
+        busy_course(lake, rng, courseid, THEN - dt.timedelta(days=7 * week), f"W{week}", range(first, first + 30))
+    busy_course(lake, rng, 300, THEN - dt.timedelta(days=200), "past", [1])
+    lake.enrol(1, 230)
+    return lake
+
+
+def at_the_cutoff(
+    spark: SparkSession, lake: Lake
+) -> tuple[features.Sources, features.Sources, pd.DataFrame, pd.DataFrame]:
+    """What the whole lake and the lake as it stood at THEN tell of the rows whose cutoff is THEN."""
+
+    def cut(frame: DataFrame, table: str) -> DataFrame:
+        return point_in_time.cut(frame, table, THEN)
+
+    whole, cut_off = lake.sources(spark), lake.sources(spark, cut)
+    known = []
+    for src in (whole, cut_off):
+        at_then = (F.col("cutoff_at") == point_in_time.literal(THEN)) & F.col("enrolled")
+        rows = features.build(src, None).where(at_then).toPandas()
+        known.append(rows.set_index(["userid", "courseid", "week"]).sort_index())
+    return whole, cut_off, known[0], known[1]
+
+
+Known = tuple[features.Sources, features.Sources, pd.DataFrame, pd.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def known_twice(spark: SparkSession, staggered: Lake) -> Known:
+    return at_the_cutoff(spark, staggered)
+
+
+def check_equal(whole: pd.DataFrame, cut_off: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(whole, cut_off, check_exact=False, rtol=1e-12)
+
+
+def test_every_row_is_that_of_a_lake_that_ends_at_its_cutoff(known_twice: Known) -> None:
+    """The general form of the leak test: no source may look ahead, in no week and in no column."""
+    _, _, whole, cut_off = known_twice
+    assert sorted(whole.index.get_level_values("week").unique()) == list(range(WEEKS + 1))
+    assert len(whole) > 150
+    assert whole["events"].sum() > 500
+    check_equal(whole, cut_off)
+
+
+def per_enrolment(df: DataFrame, value: Column) -> DataFrame:
+    return df.groupBy("userid", "courseid").agg(value.cast("double").alias("leak"))
+
+
+def user_rates(src: features.Sources) -> DataFrame:
+    """Each user's share of courses not completed, their own outcome included."""
+    rates = src.enrolments.groupBy("userid").agg(F.avg(F.col("completed_at").isNull().cast("int")).alias("leak"))
+    return src.enrolments.select("userid", "courseid").join(rates, "userid", "inner")
+
+
+LEAKS: dict[str, Callable[[features.Sources], DataFrame]] = {
+    "unregistration date": lambda src: per_enrolment(src.enrolments, F.max(F.unix_timestamp("unenrolled_at"))),
+    "whether they leave": lambda src: per_enrolment(src.enrolments, F.count("unenrolled_at")),
+    "final grade": lambda src: per_enrolment(src.grades, F.avg("fraction")),
+    "exam's grade": lambda src: per_enrolment(src.grades, F.max_by("fraction", "graded_at")),
+    "completion": lambda src: per_enrolment(src.enrolments, F.count("completed_at")),
+    "last access": lambda src: per_enrolment(src.events, F.max(F.unix_timestamp("occurred_at"))),
+    "all events": lambda src: per_enrolment(src.events, F.count("*")),
+    "all submissions": lambda src: per_enrolment(src.submissions, F.count("*")),
+    "a user's rate of failing": user_rates,
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_feature_from_after_the_cutoff_is_caught(known_twice: Known, leak: str) -> None:
+    """Each leak, planted as a feature beside the others, makes the general test fail, by that feature."""
+    planted = []
+    for src, rows in zip(known_twice[:2], known_twice[2:], strict=True):
+        values = LEAKS[leak](src).toPandas().set_index(["userid", "courseid"])["leak"]
+        planted.append(rows.join(values, on=["userid", "courseid"]))
+    with pytest.raises(AssertionError, match=r'column name="leak"'):
+        check_equal(planted[0], planted[1])
+
+
+def test_models_see_the_checked_columns_only(known_twice: Known) -> None:
+    """What a model may use are columns that the general test compares; keys, moments and outcomes are none."""
+    columns = list(known_twice[2].columns)
+    used = set(learner.feature_names([*columns, "label", "completed_at", "unenrolled_at"]))
+    assert used <= set(columns) - {"user_key", "cutoff_at", "enrolled"}
+
+
+def test_relative_features_do_not_depend_on_the_course(spark: SparkSession) -> None:
+    """The same course three years later, its cohort twice: nothing that the model sees changes."""
+    one, two = Lake(), Lake()
+    for lake, start, copies in ((one, START, 1), (two, START + dt.timedelta(days=1001), 2)):
+        lake.course(7, start, 28)
+        lake.resource(71, 7, "page")
+        lake.resource(72, 7, "assign", due=5)
+        for copy, user in itertools.product(range(copies), range(1, 6)):
+            lake.enrol(100 * copy + user, 7, at=-user)
+            lake.act(100 * copy + user, 71, 2.0 + user)
+            if user % 2:
+                lake.submit(100 * copy + user, 72, 1.0 * user)
+    names = [f.name for f in features.FEATURES if not f.name.endswith("_z")]
+    first, second = rows_of(spark, one)[names], rows_of(spark, two)[names].loc[1:5]
+    pd.testing.assert_frame_equal(first, second, check_exact=False, rtol=1e-9)
+
+
+def test_table_is_read_back_only_for_what_it_was_made_of(
+    lake: SparkSession, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = small_site(students=4)
+    site.write(lake)
+    features.run(lake, settings, AS_OF)
+    assert lake.table(table_names.ENROLMENT_WEEK).where("courseid >= 30").agg(F.max("week")).first()[0] == 3  # type: ignore[index]
+    written = snapshots.snapshot_id(tables.load(lake, table_names.ENROLMENT_WEEK))
+    features.run(lake, settings, AS_OF)
+    assert snapshots.snapshot_id(tables.load(lake, table_names.ENROLMENT_WEEK)) == written, "nothing new"
+    computed: list[dt.datetime | None] = []
+    monkeypatch.setattr(features, "build", lambda src, as_of: computed.append(as_of))
+    features.read(lake, settings, AS_OF)
+    assert computed == []
+    later = AS_OF + dt.timedelta(days=7)
+    features.read(lake, settings, later)
+    assert computed == [later], "another moment"
+    site.act(2100, 300, 2.0)
+    site.write(lake)
+    features.read(lake, settings, AS_OF)
+    assert computed == [later, AS_OF], "other data"
+
+
+def test_every_feature_is_a_column_with_a_known_direction() -> None:
+    names = [feature.name for feature in features.FEATURES]
+    assert len(set(names)) == len(names)
+    assert all(feature.risk in (-1, 0, 1) for feature in features.FEATURES)
+    assert not {"userid", "courseid", "week", "progress"} & set(names)
+
+
+def test_risk_set_of_real_records(spark: SparkSession, test_data: Path) -> None:
+    """OULAD's 2013J: as many students at each week as the protocol's reference has."""
+
+    def csv(name: str) -> pd.DataFrame:
+        with gzip.open(test_data / "oulad-2013" / f"{name}.csv.gz", "rt", encoding="utf-8") as file:
+            return pd.read_csv(file, na_values="?")
+
+    by = ["code_module", "code_presentation"]
+    courses = csv("courses").query("code_presentation == '2013J'").reset_index(drop=True)
+    courses["courseid"] = courses.index + 2
+    start = dt.datetime(2013, 10, 1, tzinfo=dt.UTC)
+    lake = Lake()
+    for course in courses.itertuples():
+        lake.course(int(course.courseid), start, int(course.module_presentation_length), course.code_module)
+    students = csv("studentRegistration").merge(courses, on=by)
+    for student in students.itertuples():
+        at = 0.0 if math.isnan(student.date_registration) else student.date_registration
+        left = None if math.isnan(student.date_unregistration) else student.date_unregistration
+        lake.enrol(int(student.id_student), int(student.courseid), at, left)
+    counted = features.build(lake.sources(spark), None).groupBy("week").count().toPandas().set_index("week")["count"]
+    reference = {0: 7903, 2: 7763, 4: 7683, 8: 7465, 12: 7310, 16: 7068, 20: 6899}
+    assert {week: int(counted[week]) for week in reference} == reference

@@ -1,0 +1,499 @@
+"""Training, the registry, scores and reasons, on a small site of three terms."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from model_lake import AS_OF, SMALL_XGB_PARAMS, TERMS, WEEKS, Lake, empty, settings_in, small_site
+from moodle_lakehouse import config as configuration
+from moodle_lakehouse.dropout import explanations, features, labels, learner, training
+from moodle_lakehouse.dropout.registry import CARD, NOTE, Registry
+from moodle_lakehouse.errors import LakehouseError
+from moodle_lakehouse.lake import job_runs, point_in_time, snapshots, table_names, tables
+from moodle_lakehouse.reporting import report
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+# Of a small site a straight line may tell as much as trees.
+TOLERANT = {"auc_over_baselines": -0.05, "brier_over_baselines": -0.02}
+
+
+def three_terms() -> Lake:
+    """The small site; students are of two campuses."""
+    lake = small_site()
+    for userid in sorted({row[0] for row in lake.rows[table_names.FACT_ENROLMENT]}):
+        lake.profile(userid, "campus", "east" if userid % 2 else "west")
+    return lake
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A site after features, train and score."""
+
+    spark: SparkSession
+    config: configuration.Config
+    risk: pd.DataFrame
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_trees() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learner, "XGB_PARAMS", SMALL_XGB_PARAMS)
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        yield
+
+
+@pytest.fixture(scope="module")
+def site(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    empty(spark)
+    settings = settings_in(tmp_path_factory.mktemp("site"), champion=TOLERANT)
+    three_terms().write(spark)
+    features.run(spark, settings, AS_OF)
+    training.train(spark, settings, AS_OF)
+    training.score(spark, settings, AS_OF)
+    risk = spark.table(table_names.STUDENT_RISK).toPandas().set_index(["userid", "courseid"]).sort_index()
+    return Site(spark, settings, risk)
+
+
+def test_who_is_scored(site: Site) -> None:
+    """Students of the running courses whose enrolment is open at the moment; nobody else."""
+    moment = F.lit(AS_OF)
+    open_at = (F.col("unenrolled_at").isNull() | (F.col("unenrolled_at") >= moment)) & (F.col("enrolled_at") < moment)
+    rows = site.spark.table(table_names.FACT_ENROLMENT).where("courseid >= 30").where(open_at).collect()
+    assert set(site.risk.index) == {(row["userid"], row["courseid"]) for row in rows}
+    assert len(rows) > 100
+    assert set(site.risk["week"]) == {3}
+    assert site.risk["run_id"].nunique() == 1
+    assert list(site.spark.table(table_names.STUDENT_RISK).columns) == list(training.RISK_COLUMNS)
+
+
+def test_probabilities_tell_who_will_fail(site: Site) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    later = (
+        site.spark.table(table_names.FACT_ENROLMENT)
+        .where("courseid >= 30")
+        .toPandas()
+        .set_index(["userid", "courseid"])
+    )
+    failed = later.loc[site.risk.index, "completed_at"].isna()
+    assert roc_auc_score(failed, site.risk["probability"]) > 0.75
+    assert abs(failed.mean() - site.risk["probability"].mean()) < 0.15
+    assert site.risk["probability"].between(0, 1).all()
+
+
+def test_bands_and_changes(site: Site) -> None:
+    risk = site.risk
+    expected = np.where(risk["probability"] >= 0.6, "high", np.where(risk["probability"] >= 0.3, "medium", "low"))
+    assert risk["band"].tolist() == expected.tolist()
+    champion = Registry(site.config.mlflow).champion()
+    assert champion is not None
+    assert set(risk["model_version"]) == {champion.version}
+    before = site.spark.table(table_names.ENROLMENT_WEEK).where("courseid >= 30 and week = 2 and enrolled")
+    earlier = learner.predict(champion.model, before, ("userid", "courseid")).toPandas()
+    earlier = earlier.set_index(["userid", "courseid"])["probability"].reindex(risk.index)
+    pd.testing.assert_series_equal(risk["change"], risk["probability"] - earlier, check_names=False, atol=1e-9)
+
+
+def test_reasons_say_what_is_worse_than_the_course(site: Site) -> None:
+    worst = site.risk.sort_values("probability", ascending=False).head(10)
+    assert worst["reason_1"].notna().all()
+    assert worst["reason_3"].notna().any()
+    assert worst["reason_1"].str.contains("course:").all()
+    told = site.risk[["reason_1", "reason_2", "reason_3"]]
+    assert not (told["reason_1"].isna() & told["reason_2"].notna()).any(), "reasons are filled from the first"
+    best = site.risk.sort_values("probability").head(10)
+    assert best["reason_1"].isna().sum() >= worst["reason_1"].isna().sum()
+
+
+def test_contributions_are_exact(site: Site) -> None:
+    """TreeSHAP: a row's contributions and the booster's bias sum up to its margin."""
+    champion = Registry(site.config.mlflow).champion()
+    assert champion is not None
+    rows = site.spark.table(table_names.ENROLMENT_WEEK).where("courseid = 30 and week = 3")
+    found = learner.predict(champion.model, rows, ("userid",), contributions=True).toPandas()
+    rest = found["margin"] - found["contributions"].map(sum)
+    assert rest.max() - rest.min() < 1e-4
+
+
+def test_risk_moves_only_the_sensible_way(site: Site) -> None:
+    """More handed in never raises a risk, a longer absence never lowers it, whatever the rest of the row."""
+    champion = Registry(site.config.mlflow).champion()
+    assert champion is not None
+    rows = site.spark.table(table_names.ENROLMENT_WEEK).where("courseid = 30 and week = 3").persist()
+    for name, direction in (("handed_in_share", -1), ("handed_in_vs", -1), ("days_since_access_vs", 1)):
+        low = learner.predict(champion.model, rows.withColumn(name, F.lit(0.1)), ("userid",)).toPandas()
+        high = learner.predict(champion.model, rows.withColumn(name, F.lit(0.9)), ("userid",)).toPandas()
+        assert ((high["margin"] - low["margin"]) * direction >= -1e-6).all(), name
+    rows.unpersist()
+
+
+def test_the_same_data_give_the_same_model(site: Site) -> None:
+    rows, _ = training.training_rows(site.spark, site.config, AS_OF)
+    rows = rows.persist()
+    one, two = learner.fit(rows, "non_completion"), learner.fit(rows.repartition(3), "non_completion")
+    assert one == two
+    rows.unpersist()
+
+
+def test_the_registry_keeps_what_scores_need(site: Site) -> None:
+    import mlflow
+
+    champion = Registry(site.config.mlflow).champion()
+    assert champion is not None
+    spec = champion.model.spec
+    assert spec.label == "non_completion"
+    assert spec.features[: len(features.FEATURES)] == tuple(f.name for f in features.FEATURES)
+    assert spec.calibration.slope > 0
+    run = mlflow.search_runs(experiment_names=[site.config.mlflow.experiment], output_format="list")[0]
+    assert run.data.metrics["auc"] > 0.75
+    assert {"logistic_regression.auc", "days_since_last_access.brier", "week_auc"} <= set(run.data.metrics)
+    assert run.data.params["label"] == "non_completion"
+    loaded = mlflow.pyfunc.load_model(f"models:/{site.config.mlflow.model}@champion")
+    rows = site.spark.table(table_names.ENROLMENT_WEEK).where("courseid = 30 and week = 3").orderBy("userid")
+    ours = learner.predict(champion.model, rows, ("userid",)).toPandas().set_index("userid")["probability"]
+    theirs = loaded.predict(rows.toPandas())
+    assert np.allclose(ours.sort_index(), theirs, atol=1e-6)
+
+
+def test_training_sees_finished_courses_only(site: Site) -> None:
+    rows, courses = training.training_rows(site.spark, site.config, AS_OF)
+    assert [course.courseid for course in courses] == [10, 11, 20, 21]
+    seen = rows.agg(F.collect_set("courseid").alias("courses"), F.collect_set("week").alias("weeks")).first()
+    assert seen is not None
+    assert sorted(seen["courses"]) == [10, 11, 20, 21]
+    assert sorted(seen["weeks"]) == [0, 1, 2, 3, 4, 6]
+
+
+def test_the_latest_finished_term_is_held_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What calibrates and measures comes from courses that the booster behind it never saw."""
+    taught: list[list[int]] = []
+    fit = learner.fit
+
+    def spy(rows: Any, label: str) -> learner.Model:
+        taught.append(sorted(row["courseid"] for row in rows.select("courseid").distinct().collect()))
+        return fit(rows, label)
+
+    monkeypatch.setattr(learner, "fit", spy)
+    rows, courses = training.training_rows(site.spark, site.config, AS_OF)
+    rows = rows.persist()
+    _, held_out = learner.learn(rows, courses, "non_completion")
+    assert taught == [[10, 11], [10, 11, 20, 21]]
+    assert sorted(row["courseid"] for row in held_out.select("courseid").distinct().collect()) == [20, 21]
+    taught.clear()
+    _, held_out = learner.learn(rows.where("courseid < 20"), courses[:2], "non_completion")
+    assert sorted(taught) == [[10], [10, 11], [11]], "one term: its courses are held out in turn"
+    assert sorted(row["courseid"] for row in held_out.select("courseid").distinct().collect()) == [10, 11]
+    rows.unpersist()
+
+
+def test_scoring_the_same_again_writes_nothing(site: Site) -> None:
+    before = snapshots.snapshot_id(tables.load(site.spark, table_names.STUDENT_RISK))
+    training.score(site.spark, site.config, AS_OF)
+    assert snapshots.snapshot_id(tables.load(site.spark, table_names.STUDENT_RISK)) == before
+
+
+def test_too_little_data_is_refused_and_told(
+    spark: SparkSession, site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While no course is over nothing is trained and nothing is scored, and the report says why."""
+    early = TERMS[0] + dt.timedelta(days=20)
+    settings = settings_in(tmp_path)
+    with caplog.at_level(logging.WARNING, logger="moodle_lakehouse"):
+        training.train(spark, settings, early)
+        training.score(spark, settings, early)
+    assert "0 finished courses with an outcome (over on 2024-02-25); at least 2 are needed" in caplog.text
+    assert "holds no champion" in caplog.text
+    text = report.render(spark, settings, early)
+    assert "Too little data to learn from" in text
+    import mlflow
+
+    (run,) = mlflow.search_runs(experiment_names=[settings.mlflow.experiment], output_format="list")
+    assert run.data.tags["refused"] == "true"
+    assert run.info.run_name == "train 2024-02-25: refused"
+    assert run.data.tags[NOTE].startswith(f"No model was trained. {card_link(run)}\n")
+    assert "0 finished courses with an outcome" in run.data.tags[NOTE]
+    assert "0 finished courses with an outcome" in mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{CARD}")
+    told = spark.table(table_names.MODEL_CARD).where("section = 'refusal' and as_of = timestamp'2024-02-25'").collect()
+    assert [row["model_version"] for row in told] == [None]
+    assert "at least 2 are needed" in told[0]["text"]
+    assert spark.table(table_names.STUDENT_RISK).select("run_id").distinct().count() == 1
+
+
+def test_the_card_of_a_training_and_its_scores(site: Site) -> None:
+    """As rows and as a page; both say what MLflow says."""
+    import mlflow
+
+    champion = Registry(site.config.mlflow).champion()
+    assert champion is not None
+    rows = site.spark.table(table_names.MODEL_CARD).where(F.col("model_version") == champion.version).toPandas()
+    sections = rows.groupby("job")["section"].unique().map(set)
+    both = {"snapshot"}
+    assert sections["train"] == {*both, "protocol", "window", "measure", "calibration", "group", "champion"}
+    assert sections["score"] == {*both, "drift"}
+    auc = rows.query("section == 'measure' and subject == 'model' and name == 'auc'").set_index("week")
+    logged = mlflow.MlflowClient().get_metric_history(champion.run, "week_auc")
+    assert auc["value"].to_dict() == pytest.approx({point.step: point.value for point in logged})
+    assert ((auc["low"] < auc["value"]) & (auc["value"] < auc["high"])).all()
+    read = rows.query("section == 'snapshot' and job == 'train'").set_index("subject")["text"]
+    assert {name: int(number) for name, number in read.items()} == features.snapshots(site.spark)
+    drift = rows.query("section == 'drift' and name == 'shift'").set_index("subject")["value"]
+    assert set(drift.index) == set(champion.model.spec.features)
+    assert drift.median() < 0.3, "the third term is like the others"
+    assert set(rows.query("section == 'group'")["subject"]) == {"campus=east", "campus=west"}
+    assert rows.query("name == 'became_champion'")["value"].tolist() == [1.0]
+
+    root = mlflow.get_run(champion.run).info.artifact_uri
+    pages = [mlflow.artifacts.load_text(f"{root}/{name}") for name in (CARD, f"scored/{job_runs.run_id()}.html")]
+    for page in pages:
+        assert page.startswith("<!doctype html>")
+        ElementTree.fromstring(page.removeprefix("<!doctype html>").replace('<meta charset="utf-8">', ""))
+        assert page.count("<svg ") == 2
+        assert not re.search(r"src=|href=|url\(", page), "nothing is loaded from anywhere"
+        assert f"{auc['value'].iloc[-1]:.3f} ({auc['low'].iloc[-1]:.3f} to" in page
+        assert "Groups by campus" in page
+    assert "Drift" not in pages[0]
+    assert "Drift against the training data" in pages[1]
+
+
+def card_link(run: Any) -> str:
+    """How the description of a run leads to its card, on whatever address the pages are."""
+    return f"[The whole model card](#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifactPath/{CARD})"
+
+
+def test_the_card_in_short_is_what_mlflow_shows_first(site: Site) -> None:
+    """On the run's page and on the version's, measures beside the baselines week by week."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    champion = Registry(site.config.mlflow).champion()
+    assert champion is not None
+    run = client.get_run(champion.run)
+    assert run.info.run_name == f"train {AS_OF:%Y-%m-%d}"
+    text = run.data.tags[NOTE]
+    assert client.get_model_version(site.config.mlflow.model, champion.version).description == text
+    measured = f"{run.data.metrics['auc']:.3f} / {run.data.metrics['brier']:.3f}"
+    assert text.startswith(f"It became champion: AUC / Brier score {measured}. {card_link(run)}\n")
+    assert "**It predicts** non_completion: not completing the course" in text
+    assert "**It learnt from** 4 courses with " in text
+    assert "- It knows courses like these: 2 courses that started " in text
+    assert "- Demographic attributes are not used." in text
+    head, rule, *rows = [
+        [cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines() if line[:1] == "|"
+    ]
+    assert head[:4] == ["after week", "students", "model", "logistic regression"]
+    assert set(rule) == {"---"}
+    assert [row[0] for row in rows] == ["0", "4", "all"]
+    assert rows[0][2].startswith(f"{client.get_metric_history(champion.run, 'week_auc')[0].value:.3f} / 0.")
+    assert rows[-1][2] == measured
+    assert client.get_registered_model(site.config.mlflow.model).description
+    experiment = client.get_experiment_by_name(site.config.mlflow.experiment)
+    assert experiment is not None
+    assert f"(#/models/{site.config.mlflow.model})" in experiment.tags[NOTE]
+
+
+def test_what_a_person_wrote_of_the_experiment_and_the_model_stays(tmp_path: Path) -> None:
+    import mlflow
+
+    settings = settings_in(tmp_path)
+    registry = Registry(settings.mlflow)
+    client = mlflow.MlflowClient()
+    experiment = client.create_experiment(settings.mlflow.experiment, tags={NOTE: "ours"})
+    client.create_registered_model(settings.mlflow.model, description="ours")
+    registry.log_refusal("train 2025-01-01: refused")
+    registry._describe_model()
+    assert client.get_experiment(experiment).tags[NOTE] == "ours"
+    assert client.get_registered_model(settings.mlflow.model).description == "ours"
+
+
+def test_the_same_data_teach_nothing_new(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    before = site.spark.table(table_names.MODEL_CARD).count()
+    with caplog.at_level(logging.INFO, logger="moodle_lakehouse"):
+        training.train(site.spark, site.config, AS_OF)
+    assert "Nothing was trained: student_dropout version 1 was made of just these data" in caplog.text
+    assert site.spark.table(table_names.MODEL_CARD).count() == before
+
+
+def test_a_model_that_is_not_better_does_not_become_champion(
+    site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two stumps are registered, measured and told of, but version 1 goes on scoring."""
+    monkeypatch.setattr(learner, "XGB_PARAMS", {**SMALL_XGB_PARAMS, "n_estimators": 2, "max_depth": 1})
+    with caplog.at_level(logging.WARNING, logger="moodle_lakehouse"):
+        training.train(site.spark, site.config, AS_OF)
+    champion = Registry(site.config.mlflow).champion()
+    assert champion is not None
+    assert champion.version == "1"
+    assert Registry(site.config.mlflow).version("2").model.spec.courses == (10, 11, 20, 21)
+    assert "It does not become champion (version 1 remains)" in caplog.text
+    assert "of champion: better by -0." in caplog.text
+    import mlflow
+
+    text = mlflow.MlflowClient().get_model_version(site.config.mlflow.model, "2").description
+    assert text.startswith("It did not become champion: AUC / Brier score 0.")
+    assert re.search(r"^- AUC .* of champion: better by -0\.", text, re.MULTILINE)
+    told = site.spark.table(table_names.MODEL_CARD).where("model_version = '2' and name = 'became_champion'").collect()
+    assert [row["value"] for row in told] == [0.0]
+
+
+def test_a_champion_is_compared_on_courses_it_never_saw(site: Site) -> None:
+    """Where it saw them all, what it was measured at when they were held out from it."""
+    rows, _ = training.training_rows(site.spark, site.config, AS_OF)
+    rows = rows.persist()
+    held_out = rows.where("courseid >= 20").select(*learner.KEYS, "label", F.lit(0.5).alias("probability"))
+    registry = Registry(site.config.mlflow)
+    champion = registry.champion()
+    assert champion is not None
+    measured = {"overall": {"model": {"auc": 0.123, "brier": 0.3}}}
+    own, other = training._against_champion(registry, champion, rows, held_out, measured, site.config) or ({}, {})
+    logged = registry.document(champion.run, "measures.json")
+    assert logged is not None
+    assert (own, other) == (measured["overall"]["model"], logged["overall"]["model"])
+    spec = dataclasses.replace(champion.model.spec, courses=(10, 11, 20))
+    partly = dataclasses.replace(champion, model=dataclasses.replace(champion.model, spec=spec))
+    own, other = training._against_champion(registry, partly, rows, held_out, measured, site.config) or ({}, {})
+    assert own["auc"] == 0.5
+    assert own["students"] == other["students"] == rows.where("courseid = 21").count()
+    assert other["auc"] > 0.7
+    rows.unpersist()
+
+
+def test_a_score_can_be_made_again_from_its_snapshots(site: Site) -> None:
+    """What Moodle says since then changes today's scores, not what can be said of that day's."""
+    run = str(site.risk["run_id"].iloc[0])
+    snapshots = site.risk["data_snapshots"].iloc[0]
+    changed = three_terms()
+    for userid in (2100, 2101, 2102):
+        changed.submit(userid, 302, 15.0)
+        changed.act(userid, 300, 20.0)
+    changed.write(site.spark)
+    try:
+        assert dict(snapshots) != features.snapshots(site.spark)
+        assert training.reproduce(site.spark, site.config, run) == (len(site.risk), 0)
+        moment = point_in_time.utc(AS_OF)
+        src = features.sources(site.spark, site.config.analytics, moment)
+        rows = training.current_rows(src, moment, features.build(src, moment))
+        today = training.risk(rows, Registry(site.config.mlflow).version("1"), moment, features.snapshots(site.spark))
+        differ = today.toPandas().set_index(["userid", "courseid"])["probability"] - site.risk["probability"]
+        assert differ.abs().max() > 0.01, "without the snapshots they come out otherwise"
+        with pytest.raises(LakehouseError, match="No run 19991231 has scored"):
+            training.reproduce(site.spark, site.config, "19991231")
+        with pytest.raises(LakehouseError, match=r"Snapshot 1 of lakehouse.curated.dim_course is gone"):
+            features.sources(site.spark, site.config.analytics, moment, {table_names.DIM_COURSE: 1})
+    finally:
+        three_terms().write(site.spark)
+
+
+def test_unreachable_mlflow_is_one_message(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = dataclasses.replace(site.config.mlflow, tracking_uri="http://127.0.0.1:9/mlflow")
+    with pytest.raises(LakehouseError, match="MLflow did not read the champion"):
+        Registry(away).champion()
+
+
+def courses_at(*days: int) -> list[learner.Course]:
+    start = dt.datetime(2024, 1, 1)
+    return [learner.Course(i, f"C{i}", start + dt.timedelta(days=d), 100, 50) for i, d in enumerate(days)]
+
+
+def test_terms_are_told_apart_by_their_starts() -> None:
+    found = learner.terms(courses_at(0, 7, 200, 228, 400))
+    assert [[course.courseid for course in term] for term in found] == [[0, 1], [2, 3], [4]]
+    assert learner.can_hold_out_term(courses_at(0, 200))
+    assert not learner.can_hold_out_term(courses_at(0, 7))
+
+
+def test_folds_keep_courses_whole() -> None:
+    found = learner.folds(courses_at(*range(7)))
+    assert len(found) == learner.FOLDS
+    assert sorted(course.courseid for fold in found for course in fold) == list(range(7))
+
+
+def test_what_is_missing_is_said_at_once() -> None:
+    few = [dataclasses.replace(courses_at(0)[0], students=30, positives=5)]
+    with pytest.raises(learner.TooLittleDataError) as refusal:
+        learner.check_enough(few, ["C9"], "withdrawal", "over by now")
+    text = str(refusal.value)
+    for part in ("1 finished courses", "30 enrolments", "leaving the course before its end", "C9"):
+        assert part in text
+
+
+def test_calibration_of_a_model_that_tells_nothing_is_the_base_rate() -> None:
+    counts = pd.DataFrame({"margin": [0.0, 1.0, 0.0, 1.0], "label": [1.0, 0.0, 0.0, 1.0], "rows": [30, 30, 10, 10]})
+    curve = learner._platt(counts.assign(week=1))
+    assert curve.slope == curve.slope_by_week == 0
+    assert curve.probability(np.array([9.0]), np.array([1.0])) == pytest.approx(0.5)
+
+
+def test_calibration_follows_the_weeks_and_stays_after_the_last() -> None:
+    """Of margins that are half as sure at first and right at the end, what comes out is right in every week."""
+    margin, week = np.meshgrid(np.linspace(-3, 3, 61), np.arange(11))
+    true = 1 / (1 + np.exp(-(0.5 + 0.05 * week) * margin + 0.3))
+    parts = [
+        pd.DataFrame({"margin": margin.ravel(), "week": week.ravel(), "label": label, "rows": (rows * 1e4).ravel()})
+        for label, rows in ((1, true), (0, 1 - true))
+    ]
+    curve = learner._platt(pd.concat(parts))
+    assert np.allclose(curve.probability(margin, week), true, atol=1e-3)
+    assert np.allclose(curve.probability(margin, week + 10)[-1], true[-1], atol=1e-3)
+
+
+def test_calibration_never_turns_the_order_around() -> None:
+    """Of margins that mean the contrary in the last weeks the curve is one for all weeks."""
+    counts = pd.DataFrame({"margin": [-1.0, 1.0] * 4, "week": [0] * 4 + [9] * 4, "label": [0, 1, 1, 0, 1, 0, 0, 1]})
+    curve = learner._platt(counts.assign(rows=[90, 90, 10, 10, 60, 60, 40, 40]))
+    assert curve.slope > 0
+    assert curve.slope_by_week == 0
+
+
+def test_spec_survives_json() -> None:
+    import json
+
+    spec = learner.Spec("withdrawal", ("a", "b"), (1, 0), {"b": ["x", "y"]}, learner.Curve(1.5, -0.25, 0.1, 9))
+    assert learner.Spec.from_json(json.loads(learner.dump(spec))) == spec
+
+
+@pytest.mark.parametrize(
+    ("group", "own", "course", "words"),
+    [
+        ("handed_in", 0.25, 0.8, "handed in 25 % of what was due (course: 80 %)"),
+        ("last_due", 0.0, 0.9, "has not handed in what was due last (course: 90 %)"),
+        ("days_since_access", 16.2, 3.0, "last seen in the course 16 days ago (course: 3)"),
+        ("lead", -2.0, 30.0, "enrolled 2 days after the start (course: 30 days before)"),
+        ("practice", 0.0, 12.25, "has not used quizzes and exercises yet (course: 12.2)"),
+        ("trend", np.log(0.2), np.log(0.9), "activity at 20 % of the weeks before (course: 90 %)"),
+        ("days_early", -1.5, 2.0, "hands in 1.5 days after the date (course: 2.0 days before)"),
+        ("handed_in", 0.9, 0.8, None),
+        ("days_since_access", 1.0, 3.0, None),
+        ("grade_avg", None, 0.7, "no grade yet (course: 70 % on average)"),
+        ("handed_in", None, 0.7, None),
+        ("attr_num_of_prev_attempts", 2.0, 0.2, "num of prev attempts: 2 (course: 0.2)"),
+        ("attr_num_of_prev_attempts", 0.0, 0.2, None),
+    ],
+)
+def test_sentences(group: str, own: float | None, course: float, words: str | None) -> None:
+    figure = group if group.startswith("attr_") else explanations.REASON[group].figure
+    row = {figure: own, f"cohort_{figure}": course}
+    assert explanations.sentence(group, row, {"attr_num_of_prev_attempts": 1}) == words
+
+
+def test_every_feature_has_a_reason_that_can_be_told() -> None:
+    for feature in features.FEATURES:
+        assert feature.reason in explanations.REASON
+    for reason in explanations.REASON.values():
+        assert reason.figure in features.RAW
+
+
+def test_label_names_are_complete() -> None:
+    assert set(labels.NAMES) == set(labels.LABELS)
+    assert (AS_OF - TERMS[2]).days < WEEKS * 7

@@ -1,0 +1,308 @@
+"""What is in raw is what was in Moodle's database, with the privacy policy applied: on a real server and real Iceberg."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mariadb import Server
+from moodle_lakehouse import config
+from moodle_lakehouse.errors import LakehouseError, SourceError
+from moodle_lakehouse.ingest import job as ingest_job
+from moodle_lakehouse.ingest import moodle_tables, mysql, table_sync
+from moodle_lakehouse.ingest.mysql import TableExtent
+from moodle_lakehouse.lake import table_names, writers
+from pyspark.sql import SparkSession
+from site_files import load_dump
+from small_moodle import fill, insert, raw
+
+
+@pytest.mark.parametrize("range_rows", [table_sync.RANGE_ROWS, 1], ids=["small, by JDBC", "large, by files"])
+def test_types_are_exact(
+    lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch, range_rows: int
+) -> None:
+    monkeypatch.setattr(table_sync, "RANGE_ROWS", range_rows)
+    by_files, copy = [], writers.replace_with_files
+    monkeypatch.setattr(
+        writers, "replace_with_files", lambda *args, **kw: (by_files.append(args[1]), copy(*args, **kw))
+    )
+    text = 'Zoë\'s "quote" \\ back\nline\x00nul 🎓 end'
+    moodle = dataclasses.replace(moodle, moodle=dataclasses.replace(moodle.moodle, extra_tables=["local_types"]))
+    fill(
+        database,
+        moodle,
+        "CREATE TABLE `{p}local_types` (`id` bigint(10) PRIMARY KEY, `flag` tinyint(1), `small` smallint, `medium` mediumint,"
+        " `i` int, `iu` int unsigned, `b` bigint, `bu` bigint unsigned, `d` decimal(10,5), `big` decimal(38,10), `f` double,"
+        " `y` year, `r` float, `j` json, `t` datetime) DEFAULT CHARSET=utf8mb4",
+        "INSERT INTO `{p}local_types` VALUES (1, 4, -32768, -8388608, -2147483648, 4294967295, -9223372036854775808,"
+        " 18446744073709551615, 12345.67890, 1234567890123456789012345678.0123456789, 0.1, 2024, 0.1234567,"
+        " '{\"b\": 1,  \"a\": 2}', '0000-00-00 00:00:00'), (2" + ", NULL" * 14 + ")",
+        "CREATE TABLE `{p}page` (`id` bigint(10) PRIMARY KEY, `name` longtext, `content` longblob) DEFAULT CHARSET=utf8mb4",
+    )
+    insert(
+        database,
+        "INSERT INTO `mdl_page` VALUES (%s, %s, %s)",
+        [(1, text, b"\x00\xff"), (2, "", b""), (3, None, None)],
+    )
+    kept = dataclasses.replace(moodle, privacy=dataclasses.replace(moodle.privacy, mode="keep"))
+    ingest_job.run(lake, kept)
+    assert sorted(by_files) == ([table_names.raw("local_types"), table_names.raw("page")] if range_rows == 1 else [])
+    types = raw(lake, "local_types")
+    assert types[0] == {
+        "id": 1, "flag": 4, "small": -32768, "medium": -8388608, "i": -2147483648, "iu": 4294967295,
+        "b": -9223372036854775808, "bu": Decimal("18446744073709551615"), "d": Decimal("12345.67890"),
+        "big": Decimal("1234567890123456789012345678.0123456789"), "f": 0.1, "y": 2024,
+        "r": 0.12345670163631439, "j": '{"b": 1,  "a": 2}', "t": "0000-00-00 00:00:00",
+    }  # fmt: skip
+    assert set(types[1].values()) == {2, None}
+    assert raw(lake, "page") == [
+        {"id": 1, "name": text, "content": bytearray(b"\x00\xff")},
+        {"id": 2, "name": "", "content": bytearray(b"")},
+        {"id": 3, "name": None, "content": None},
+    ]
+
+
+def test_privacy_is_applied_at_the_source(lake: SparkSession, database: Server, moodle: config.Config) -> None:
+    deleted = {
+        "userenrolment": {"id": "5", "userid": "7", "timestart": "9", "modifierid": "2"},
+        "enrol": "manual",
+        "x": "y",
+    }
+    fill(
+        database,
+        moodle,
+        "ALTER TABLE `{p}user` ADD `email` varchar(100), ADD `shoe` varchar(9), ADD `deleted` tinyint(1)",
+    )
+    insert(database, "INSERT INTO mdl_user VALUES (%s, %s, %s, %s)", [(7, "a@example.org", "44", 0)])
+    events = [
+        (1, r"\core\event\user_enrolment_deleted", json.dumps(deleted), "10.0.0.1"),
+        (2, r"\core\event\user_login_failed", json.dumps({"username": "typed"}), "10.0.0.1"),
+        (3, r"\core\event\user_enrolment_deleted", "no json", None),
+    ]
+    insert(
+        database,
+        "INSERT INTO mdl_logstore_standard_log (id, eventname, other, ip) VALUES (%s, %s, %s, %s)",
+        events,
+    )
+    result = ingest_job.run(lake, moodle)
+    assert raw(lake, "user") == [{"id": 7, "deleted": 0}]
+    log = raw(lake, "logstore_standard_log")
+    assert set(log[0]) == {"id", "eventname", "edulevel", "other", "timecreated"}
+    assert [row["other"] if row["other"] is None else json.loads(row["other"]) for row in log][1:] == [None, None]
+    kept = json.loads(log[0]["other"])
+    assert kept["enrol"] == "manual"
+    assert {k: v for k, v in kept["userenrolment"].items() if v is not None} == {
+        "id": "5",
+        "userid": "7",
+        "timestart": "9",
+    }
+    assert set(kept) == {"enrol", "userenrolment"}
+    (user,) = [t for t in result.tables if t.table == "user"]
+    assert user.note == "shoe is text that the catalogue does not know; left out"
+
+
+def test_profile_fields_are_kept_when_configured(lake: SparkSession, database: Server, moodle: config.Config) -> None:
+    fill(
+        database,
+        moodle,
+        "CREATE TABLE `{p}user_info_field` (`id` bigint(10) PRIMARY KEY, `shortname` varchar(255))",
+        "CREATE TABLE `{p}user_info_data` (`id` bigint(10) PRIMARY KEY, `fieldid` bigint(10), `data` longtext)",
+        "INSERT INTO `{p}user_info_field` VALUES (1, 'gender'), (2, 'shoe size')",
+        "INSERT INTO `{p}user_info_data` VALUES (1, 1, 'F'), (2, 2, '44')",
+    )
+    ingest_job.run(lake, moodle)
+    assert [row["data"] for row in raw(lake, "user_info_data")] == [None, None]
+    analytics = dataclasses.replace(moodle.analytics, profile_fields=["gender"])
+    ingest_job.run(lake, dataclasses.replace(moodle, analytics=analytics))
+    assert [row["data"] for row in raw(lake, "user_info_data")] == ["F", None]
+
+
+def test_large_tables_are_read_in_ranges_without_loss(
+    lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_sync, "RANGE_ROWS", 100)
+    fill(database, moodle)
+    ids = [*range(1, 400), 5000, 9007199254740993]  # gaps, and more than a double can tell apart
+    insert(database, "INSERT INTO mdl_logstore_standard_log (id, eventname) VALUES (%s, 'e')", [(i,) for i in ids])
+    result = ingest_job.run(lake, moodle)
+    assert [row["id"] for row in raw(lake, "logstore_standard_log")] == ids
+    (log,) = [t for t in result.tables if t.table == "logstore_standard_log"]
+    assert (log.rows_read, log.inserted, log.note) == (401, 401, "")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rows", "most", "expected"),
+    [
+        (1, 10, 1000, 4, [(1, 3), (4, 6), (7, 9), (10, 10)]),
+        (5, 5, 1000, 4, [(5, 5)]),
+        (1, 10, 1000, 1, [(1, 10)]),
+        (1, 10, 100, 4, []),
+    ],
+)
+def test_ranges_cover_every_id_once(
+    monkeypatch: pytest.MonkeyPatch, low: int, high: int, rows: int, most: int, expected: list[tuple[int, int]]
+) -> None:
+    monkeypatch.setattr(table_sync, "RANGE_ROWS", 100)
+    column = moodle_tables.SourceColumn("id", "bigint", "bigint(10)")
+    plan = moodle_tables.plan(moodle_tables.load(), {"mdl_role": [column]}, prefix="mdl_", privacy="keep").tables[0]
+    assert table_sync.id_ranges(plan, TableExtent(rows, low, high), most) == expected
+
+
+def test_second_run_writes_differences_and_keeps_history(
+    lake: SparkSession, database: Server, moodle: config.Config
+) -> None:
+    fill(database, moodle, "INSERT INTO `{p}course` VALUES (1), (2)")
+    ingest_job.run(lake, moodle)
+    database.query("DELETE FROM mdl_course WHERE id = 1")
+    database.query("ALTER TABLE mdl_course ADD visible tinyint(1)")
+    ingest_job.run(lake, moodle)
+    assert raw(lake, "course") == [{"id": 2, "visible": None}]
+    snapshots = [
+        row["snapshot_id"]
+        for row in lake.table(table_names.raw("course") + ".snapshots").orderBy("committed_at").collect()
+    ]
+    assert len(snapshots) == 2
+    before = lake.read.option("snapshot-id", snapshots[0]).table(table_names.raw("course"))
+    assert sorted(row["id"] for row in before.collect()) == [1, 2]
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["first load", "later"])
+def test_rows_that_arrive_meanwhile_wait_for_the_next_run(
+    lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch, earlier: bool
+) -> None:
+    fill(database, moodle)
+    if earlier:
+        ingest_job.run(lake, moodle)
+    database.query("INSERT INTO mdl_course VALUES (1), (2)")
+    reading = table_sync._TableCopy._read
+
+    def changed(self: Any, *arguments: Any) -> Any:
+        if self.plan.table.name == "course":
+            database.query("INSERT IGNORE INTO mdl_course VALUES (3)")
+            database.query("DELETE FROM mdl_course WHERE id = 1")
+        return reading(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(table_sync._TableCopy, "_read", changed)
+        (course,) = [t for t in ingest_job.run(lake, moodle).tables if t.table == "course"]
+    assert course.inserted == 1
+    assert course.note == "changed while it was read (2 rows at the start)"
+    assert [row["id"] for row in raw(lake, "course")] == [2]
+    ingest_job.run(lake, moodle)
+    assert [row["id"] for row in raw(lake, "course")] == [2, 3]
+
+
+def test_source_that_returns_to_what_it_was_before_the_reading_is_read_again(
+    lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(database, moodle, "INSERT INTO `{p}course` VALUES (1), (2)")
+    reading = table_sync._TableCopy._read
+
+    def changed(self: Any, *arguments: Any) -> Any:
+        database.query("DELETE FROM mdl_course WHERE id = 1")
+        return reading(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(table_sync._TableCopy, "_read", changed)
+        ingest_job.run(lake, moodle)
+    assert [row["id"] for row in raw(lake, "course")] == [2]
+    database.query("INSERT INTO mdl_course VALUES (1)")
+    ingest_job.run(lake, moodle)
+    assert [row["id"] for row in raw(lake, "course")] == [1, 2]
+
+
+def test_other_prefix_and_foreign_tables(lake: SparkSession, database: Server, moodle: config.Config) -> None:
+    moodle = dataclasses.replace(moodle, moodle=dataclasses.replace(moodle.moodle, prefix="m2_"))
+    fill(database, moodle, "CREATE TABLE `{p}config` (`id` bigint(10))", "CREATE TABLE `mdl_role` (`id` bigint(10))")
+    result = ingest_job.run(lake, moodle)
+    assert [t.table for t in result.tables] == ["course", "logstore_standard_log", "user"]
+    assert result.unlisted == ["config"]
+    assert "role" in result.missing
+
+
+def test_run_is_recorded(lake: SparkSession, database: Server, moodle: config.Config) -> None:
+    fill(database, moodle, "INSERT INTO `{p}course` VALUES (1)")
+    ingest_job.run(lake, moodle)
+    (row,) = lake.table(table_names.JOB_RUN).collect()
+    assert (row["job"], row["status"]) == ("ingest", "done")
+    detail = json.loads(row["detail"])
+    assert (list(detail["tables"]), detail["unchanged"]) == (["course"], 2)
+    assert {k: detail["tables"]["course"][k] for k in ("rows_read", "inserted", "updated", "deleted")} == {
+        "rows_read": 1,
+        "inserted": 1,
+        "updated": 0,
+        "deleted": 0,
+    }
+    assert row["started_at"] < row["finished_at"]
+
+
+def test_failing_table_fails_the_run_and_leaves_the_others(
+    lake: SparkSession, database: Server, moodle: config.Config
+) -> None:
+    fill(database, moodle, "INSERT INTO `{p}course` VALUES (1)")
+    site = ingest_job.inspect(moodle)
+    database.query("DROP TABLE mdl_user")
+    with pytest.raises(LakehouseError, match=r"1 of 3 tables could not be copied(?s:.*)user: .*mdl_user"):
+        ingest_job.run(lake, moodle, site)
+    assert raw(lake, "course") == [{"id": 1}]
+    (row,) = lake.table(table_names.JOB_RUN).collect()
+    assert (row["job"], row["status"]) == ("ingest", "failed")
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "remedy"),
+    [
+        ({"port": 1}, "Can't connect", "check that the database runs"),
+        ({"user": "nobody"}, "Access denied", "check moodle user and password"),
+        ({"database": "lakehouse_test_none"}, "Unknown database", "check the name of Moodle's database"),
+        ({"prefix": "none_"}, "has no table none_course, none_user", "Moodle's prefix (now 'none_')"),
+    ],
+)
+def test_source_that_cannot_be_used_is_told(
+    database: Server,
+    moodle: config.Config,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    message: str,
+    remedy: str,
+) -> None:
+    monkeypatch.setattr(mysql, "PAUSES", ())
+    fill(database, moodle)
+    wrong = dataclasses.replace(moodle, moodle=dataclasses.replace(moodle.moodle, **change))
+    with pytest.raises(SourceError) as caught:
+        ingest_job.inspect(wrong)
+    assert message in str(caught.value)
+    assert remedy in str(caught.value)
+    assert wrong.moodle.endpoint in str(caught.value)
+
+
+def test_real_site_arrives_whole_and_without_personal_data(
+    lake: SparkSession, database: Server, moodle: config.Config, test_data: Path
+) -> None:
+    load_dump(database, test_data / "moodle-4.3" / "before.sql.gz")
+    result = ingest_job.run(lake, moodle)
+    assert len(result.tables) == 48
+    for row in result.tables:
+        expected = database.value(f"SELECT COUNT(*) FROM `mdl_{row.table}`")
+        assert (row.rows_read, row.inserted, lake.table(table_names.raw(row.table)).count()) == (expected,) * 3
+        assert row.note == ""  # the catalogue knows every column
+    levels = database.query("SELECT edulevel, COUNT(*) FROM mdl_logstore_standard_log GROUP BY 1")
+    found = lake.table(table_names.raw("logstore_standard_log")).groupBy("edulevel").count().collect()
+    assert {tuple(row) for row in found} == set(levels)
+
+    people = database.query("SELECT username, email, lastname, lastip FROM mdl_user WHERE id > 2")
+    personal = {str(value) for row in people for value in row if value}
+    assert len(personal) > 100
+    for row in lake.sql(f"SHOW TABLES IN {table_names.CATALOG}.raw").collect():
+        df = lake.table(table_names.raw(row["tableName"]))
+        for name in [f.name for f in df.schema.fields if f.dataType.simpleString() == "string"]:
+            found = {value for (value,) in df.select(name).distinct().collect() if value}
+            assert found.isdisjoint(personal), (row["tableName"], name)
+            assert not any("tool_generator" in value or "@example" in value for value in found), (
+                row["tableName"],
+                name,
+            )
