@@ -34,15 +34,19 @@ bake = load_module("roles/images/library/image_bake.py")
 sources = load_module("roles/images/library/image_sources.py")
 
 
+PLACES = {"SOURCES": "/s.tar", "CA_BUNDLE": "/ca.crt", "CAS": "/cas", "ROOTFS": "docker-image://rootfs:1"}
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of what tags are computed from."""
+    """Return a copy of what tags are computed from."""
     ignore = shutil.ignore_patterns("__pycache__", ".*_cache")
     for name in ("compose", "jobs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore)
     recipe = tmp_path / lookup.ROOTFS_RECIPE
     recipe.parent.mkdir(parents=True)
     shutil.copy(ROOT / lookup.ROOTFS_RECIPE, recipe)
+    shutil.copy(ROOT / "VERSION", tmp_path)
     return tmp_path
 
 
@@ -53,8 +57,27 @@ def tags(
     refresh: str = "",
     packages: tuple[str, ...] = (),
 ) -> dict[str, str]:
-    result: dict[str, str] = lookup.tags(root, uids, list(cas), refresh, list(packages))
+    result: dict[str, str] = lookup.tags(root, lookup.site_variables(uids, refresh, list(packages)), list(cas))
     return result
+
+
+def targets(root: Path) -> dict[str, Any]:
+    result: dict[str, Any] = lookup.targets(root, lookup.site_variables(UIDS, "", []), PLACES)
+    return result
+
+
+def edit(root: Path, *path: str, value: Any) -> None:
+    """Set the value at a path of keys of the checkout's compose/images.yml; ... as value removes the key."""
+    file = root / lookup.FILE
+    content = yaml.safe_load(file.read_text())
+    part = content
+    for key in path[:-1]:
+        part = part[key]
+    if value is ...:
+        del part[path[-1]]
+    else:
+        part[path[-1]] = value
+    file.write_text(yaml.safe_dump(content))
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -63,8 +86,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 def test_every_image_has_a_tag(checkout: Path) -> None:
     found = tags(checkout)
-    targets = set(re.findall(r'"lakehouse/([a-z-]+):\$\{TAG\}"', (ROOT / "compose/docker-bake.hcl").read_text()))
-    assert set(found) == targets
+    assert set(found) == set(yaml.safe_load((ROOT / lookup.FILE).read_text())["images"])
     assert all(re.fullmatch(rf"lakehouse/{name}:[0-9a-f]{{12}}", tag) for name, tag in found.items())
 
 
@@ -101,9 +123,72 @@ def test_what_no_image_is_made_from_changes_nothing(checkout: Path) -> None:
 
 def test_a_version_changes_the_images_that_use_it(checkout: Path) -> None:
     before = tags(checkout)
-    file = checkout / "compose/versions.hcl"
-    file.write_text(file.read_text().replace('default = "1.24"', 'default = "1.25"'))
+    edit(checkout, "versions", "GO_VERSION", value="1.25")
     assert changed(before, tags(checkout)) == {"minio"}
+
+
+def test_order_comments_and_what_is_built_by_default_change_nothing(checkout: Path) -> None:
+    before = tags(checkout)
+    edit(checkout, "images", "jobs-test", "default", value=True)  # writes all of it anew: sorted, without comments
+    assert tags(checkout) == before
+
+
+@pytest.mark.parametrize(("key", "value"), [("secret", ["id=other,src=${SOURCES}"]), ("args", {"COMMON": "1"})])
+def test_a_changed_common_setting_changes_every_tag(checkout: Path, key: str, value: Any) -> None:
+    before = tags(checkout)
+    edit(checkout, "common", key, value=value)
+    assert changed(before, tags(checkout)) == set(before)
+
+
+def test_the_projects_version_is_a_label_and_no_input(checkout: Path) -> None:
+    before = tags(checkout)
+    (checkout / "VERSION").write_text("9.8.7\n")
+    assert tags(checkout) == before
+    labels = [target["labels"] for target in targets(checkout).values()]
+    assert labels == [{"org.opencontainers.image.version": "9.8.7"}] * len(labels)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("extra",), {}, "exactly these sections: versions, common, images, stages"),
+        (("stages",), ..., "exactly these sections"),
+        (("images",), [], "images must be a mapping"),
+        (("images", "edge"), "edge", r"images\.edge must be a mapping of: context, contexts"),
+        (("images", "edge", "contxt"), "edge", r"images\.edge has the unknown key 'contxt'\. Known are: context"),
+        (("stages", "uv", "default"), True, r"stages\.uv has the unknown key 'default'"),
+        (("common", "tags"), ["x"], r"common has the unknown key 'tags'"),
+        (("images", "edge", "context"), ..., r"images\.edge lacks the key 'context'"),
+        (("images", "edge", "default"), "no", r"images\.edge\.default must be true or false, not 'no'"),
+        (("images", "edge", "secret"), "id=sources", r"images\.edge\.secret must be a list of texts"),
+        (("images", "edge", "args"), {"UID": 10004}, r"images\.edge\.args must be a mapping of texts, not .*Quote numbers"),
+        (("versions", "GO_VERSION"), 1.24, r"versions\.GO_VERSION must be a text, not 1\.24\. Quote numbers"),
+        (("images", "edge", "contexts"), {"base": "target:bose"}, r"edge is built from the unknown target:bose\. Known are: base"),
+        (("images", "edge", "context"), "egde", "edge is built from egde, which is no folder in"),
+        (("images", "edge", "args"), {"UID": "${UID_EGDE}"}, r"edge names the unknown variable UID_EGDE\. Known are: CAS"),
+        (("images", "base", "contexts"), {"base": "target:edge"}, "these are built from each other: .*edge"),
+        (("stages", "edge"), {"context": "edge"}, "edge is an image and a stage"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused(checkout: Path, path: tuple[str, ...], value: Any, message: str) -> None:
+    edit(checkout, *path, value=value)
+    with pytest.raises(lookup.AnsibleLookupError, match=f"compose/images.yml.*{message}"):
+        tags(checkout)
+
+
+def test_targets_have_values_for_all_variables(checkout: Path) -> None:
+    found = targets(checkout)
+    assert "${" not in str(found)
+    assert found["base"]["contexts"] == {"rootfs": PLACES["ROOTFS"], "cas": PLACES["CAS"]}
+    assert found["edge"]["args"] == {"UID": str(UIDS["edge"])}
+    assert found["edge"]["secret"] == ["id=sources,src=/s.tar"]
+    with pytest.raises(lookup.AnsibleLookupError, match="needs places of CA_BUNDLE, ROOTFS, SOURCES"):
+        lookup.targets(checkout, lookup.site_variables(UIDS, "", []), {"CAS": "/cas"})
+
+
+def test_what_is_built_when_nothing_is_asked_for(checkout: Path) -> None:
+    services = yaml.safe_load((ROOT / "playbooks/group_vars/all/services.yml").read_text())["lakehouse_service_images"]
+    assert set(lookup.load(checkout).default) == set(services.values())
 
 
 def test_a_sites_packages_change_the_notebooks_only(checkout: Path) -> None:
@@ -140,6 +225,7 @@ TAGS = {name: f"lakehouse/{name}:1" for name in ("base", "spark", "jobs")}
 def test_plan_builds_all_on_an_empty_engine() -> None:
     plan = bake.plan(DEFINITION, ["jobs"], TAGS, set())
     assert set(plan) == {"jobs", "spark", "tool", "base"}
+    assert plan["base"]["contexts"] == {"cas": "/cas"}
     assert plan["jobs"]["tags"] == ["lakehouse/jobs:1"]
     assert "tags" not in plan["tool"]
 
@@ -147,8 +233,13 @@ def test_plan_builds_all_on_an_empty_engine() -> None:
 def test_plan_uses_the_images_that_exist() -> None:
     plan = bake.plan(DEFINITION, ["jobs"], TAGS, {"lakehouse/base:1", "lakehouse/spark:1"})
     assert set(plan) == {"jobs", "tool"}
-    assert plan["jobs"]["contexts"] == {"spark": "docker-image://lakehouse/spark:1"}
+    assert plan["jobs"]["contexts"] == {"spark": "docker-image://lakehouse/spark:1", "tool": "target:tool"}
     assert plan["tool"]["contexts"] == {"base": "docker-image://lakehouse/base:1"}
+
+
+def test_bake_evaluates_nothing_that_a_site_says() -> None:
+    said = {"args": {"PACKAGES": "x @ https://me:${TOKEN}@a.example/x"}, "secret": ["%{if}"]}
+    assert bake.literal(said) == {"args": {"PACKAGES": "x @ https://me:$${TOKEN}@a.example/x"}, "secret": ["%%{if}"]}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import project_files
+from conftest import load_module, project_files
 from runner import ROOT
 
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if (path / "tasks").is_dir())
@@ -46,8 +46,15 @@ def test_variables_carry_the_roles_name(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_readme_names_the_role(role: str) -> None:
-    assert (ROOT / "roles" / role / "README.md").read_text(encoding="utf-8").startswith(f"# {role}\n")
+def test_readme_names_the_role_and_links_to_its_inputs(role: str) -> None:
+    """An input is described in argument_specs.yml alone: no table in the README, no comment in the defaults."""
+    directory = ROOT / "roles" / role
+    text = (directory / "README.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {role}\n")
+    assert "(meta/argument_specs.yml)" in text
+    assert re.findall(rf"(?m)^\| `{role}_.*", text) == []
+    defaults = (directory / "defaults" / "main.yml").read_text(encoding="utf-8")
+    assert re.findall(r"(?m)^#.*", defaults) == ["# What each is for: ../meta/argument_specs.yml"]
 
 
 def scenario_text(scenario: str) -> str:
@@ -123,13 +130,33 @@ def test_no_registry_is_named() -> None:
 
 def test_versions_are_pinned() -> None:
     """Nothing is `latest`, and nothing that is locked lacks its hash."""
-    files = [path for path in project_files() if path.name.startswith(("Dockerfile", "docker-compose", "docker-bake"))]
+    files = [path for path in project_files() if path.name.startswith(("Dockerfile", "docker-compose", "images.yml"))]
     loose = [str(path) for path in files if re.search(r"(?m)^[^#\n]*:latest\b", path.read_text(encoding="utf-8"))]
     for path in project_files(".txt"):
         if path.name.startswith("requirements"):
             blocks = re.split(r"\n(?=[^\s#])", path.read_text(encoding="utf-8"))
             loose += [f"{path}: {block.split()[0]}" for block in blocks if "==" in block and "--hash=" not in block]
     assert not loose
+
+
+def test_the_projects_version_stands_in_one_file() -> None:
+    """VERSION holds it, CHANGELOG.md begins with it, and nothing else calls it its version."""
+    version = (ROOT / "VERSION").read_text(encoding="utf-8")
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", version)
+    number = re.escape(version.strip())
+    assert re.search(r"(?m)^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))[1] == version.strip()  # type: ignore[index]
+    said = re.compile(rf"version\W{{1,6}}v?{number}(?![\d.]*\d)", re.IGNORECASE)
+    files = [
+        path for path in project_files() if path.name not in ("CHANGELOG.md", "requirements.txt", "requirements.yml")
+    ]
+    assert [str(path) for path in files if said.search(path.read_bytes().decode("utf-8", "replace"))] == []
+
+
+@pytest.mark.parametrize("deployed", ["1.2.3", ""])
+def test_the_jobs_call_the_deployed_version_theirs(monkeypatch: pytest.MonkeyPatch, deployed: str) -> None:
+    monkeypatch.setenv("LAKEHOUSE_VERSION", deployed)
+    package = load_module("jobs/src/moodle_lakehouse/__init__.py")
+    assert package.__version__ == (deployed or "unknown (not deployed)")
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

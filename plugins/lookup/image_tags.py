@@ -1,15 +1,17 @@
-"""The tag of every image, computed from what the image is made of."""
+"""Tags of the project's images, computed from what each is built from, and the targets that build them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible.errors import AnsibleLookupError
+from ansible.module_utils.common.yaml import yaml_load
 from ansible.plugins.lookup import LookupBase
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -18,11 +20,11 @@ name: image_tags
 author: Moodle Lakehouse contributors
 short_description: Tags of the project's images
 description:
-  - Returns a dictionary from an image's name to its full tag C(lakehouse/NAME:HASH).
-  - The hash covers the image's inputs as compose/docker-bake.hcl names them. These are the text of its target, the values of the
-    variables named there, the files of its local contexts, the hashes of its C(target:) contexts, the users' ids and, at
+  - Returns a dictionary from an image's name to its full tag C(lakehouse/NAME:HASH), or what else C(want) says.
+  - The hash covers the image's inputs as compose/images.yml names them. These are its entry and the part C(common), the values of
+    the variables named there, the files of its local contexts, the hashes of its C(target:) contexts, the users' ids and, at
     the bottom of every chain, the root file system's recipe and the extra CA certificates. The same inputs give the same tag on every machine.
-  - Templates (*.j2), tests, notes and caches are no inputs.
+  - Templates (*.j2), tests, notes and caches are no inputs, nor are places on the build host and the project's version.
 options:
   uids:
     description: Names and ids of the services' users. Taken from the variable C(lakehouse_uids) when not given.
@@ -41,10 +43,17 @@ options:
     type: list
     elements: str
     default: []
+  places:
+    description: Values of the variables C(SOURCES), C(CA_BUNDLE), C(CAS) and C(ROOTFS), for C(want=targets).
+    type: dict
+    default: {}
   want:
-    description: C(tags), or C(certificates) for the texts of the extra CA certificates.
+    description: >-
+      C(tags); C(default) for the names of the images that are built when none are asked for; C(targets) for a dictionary from
+      each image's and stage's name to its attributes as a bake target, without a tag; or C(certificates) for the texts of the extra CA
+      certificates.
     type: str
-    choices: [tags, certificates]
+    choices: [tags, default, targets, certificates]
     default: tags
   root:
     description: The checkout. Found from this file's own place when not given.
@@ -57,16 +66,18 @@ lakehouse_images: "{{ lookup('image_tags') }}"
 
 RETURN = """
 _raw:
-  description: One dictionary, name to tag; or the certificates.
+  description: One dictionary, name to tag; or what else is wanted.
   type: list
   elements: raw
 """
 
 
-BLOCK = re.compile(r'^variable "([^"]+)" \{\}|^(target|variable) "([^"]+)" \{(.*?)^\}', re.MULTILINE | re.DOTALL)
 DIGITS = 12
-# Made on the build host, not in the bake file: part of what is at the bottom of every chain.
+FILE = "compose/images.yml"
+# Built on the build host, not by bake: part of what is at the bottom of every chain.
 ROOTFS_RECIPE = "roles/images/files/make-rootfs"
+# Where things lie on a build host, and the project's version, say nothing about what is built.
+NO_INPUT_VARIABLES = frozenset({"SOURCES", "CA_BUNDLE", "CAS", "ROOTFS", "LAKEHOUSE_VERSION"})
 NO_INPUT_SUFFIXES = {".j2", ".pyc", ".md", ".in"}
 NO_INPUT_NAMES = {
     "__pycache__",
@@ -78,9 +89,27 @@ NO_INPUT_NAMES = {
     ".hypothesis",
 }
 
+VARIABLE = re.compile(r"\$\{([^}]*)\}")
+TEXT, TEXTS, MAPPING, FLAG = "a text", "a list of texts", "a mapping of texts", "true or false"
+ATTRIBUTES = {
+    "context": TEXT,
+    "contexts": MAPPING,
+    "args": MAPPING,
+    "target": TEXT,
+    "secret": TEXTS,
+    "labels": MAPPING,
+}
+SECTIONS = ("versions", "common", "images", "stages")
+IS_A: dict[str, Callable[[Any], bool]] = {
+    TEXT: lambda value: isinstance(value, str),
+    TEXTS: lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+    MAPPING: lambda value: isinstance(value, dict) and all(isinstance(item, str) for item in value.values()),
+    FLAG: lambda value: isinstance(value, bool),
+}
+
 
 def inputs(folder: Path) -> Iterator[Path]:
-    """The files of a context that an image can depend on, in a fixed order."""
+    """Yield the files of a context that an image can depend on, in a fixed order."""
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         if NO_INPUT_NAMES.intersection(parts) or any(part.endswith(".egg-info") for part in parts):
@@ -90,7 +119,7 @@ def inputs(folder: Path) -> Iterator[Path]:
 
 
 def certificates(places: list[str]) -> list[bytes]:
-    """The CA certificates of files and folders, in an order that does not depend on their names."""
+    """Return the CA certificates of files and folders, in an order that does not depend on their names."""
     found: set[bytes] = set()
     for place in map(Path, places):
         files = [place] if place.is_file() else sorted(place.rglob("*.crt")) if place.is_dir() else []
@@ -99,7 +128,7 @@ def certificates(places: list[str]) -> list[bytes]:
 
 
 def requirements(packages: list[str]) -> str:
-    """The packages that a site adds to the notebooks, one a line, as the bake file's NOTEBOOK_PACKAGES."""
+    """Return the packages that a site adds to the notebooks, one a line: the variable NOTEBOOK_PACKAGES."""
     for package in packages:
         try:
             Requirement(package)
@@ -111,115 +140,186 @@ def requirements(packages: list[str]) -> str:
     return "\n".join(sorted(packages))
 
 
-class BakeFile:
-    """What this plugin needs to know of docker-bake.hcl and versions.hcl: their blocks, as text."""
-
-    def __init__(self, compose: Path) -> None:
-        self.compose = compose
-        self.targets: dict[str, str] = {}
-        self.variables: dict[str, str] = {}
-        for name in ("versions.hcl", "docker-bake.hcl"):
-            text = (compose / name).read_text(encoding="utf-8")
-            for empty, kind, block, body in BLOCK.findall(text):
-                if kind == "target":
-                    self.targets[block] = body
-                else:
-                    self.variables[block or empty] = body
-
-    def names(self) -> list[str]:
-        """Targets that become tagged images."""
-        return [name for name, body in self.targets.items() if re.search(r"^\s*tags\s*=", body, re.MULTILINE)]
-
-
-class Hashes:
-    """Hashes of targets, each computed once."""
-
-    # Where things lie on a build host says nothing about what is built.
-    PLACES = frozenset({"TAG", "SOURCES", "CA_BUNDLE", "CAS", "ROOTFS"})
-
-    def __init__(self, bake: BakeFile, values: Mapping[str, str], bottom: str) -> None:
-        self.bake = bake
-        self.values = values
-        self.bottom = bottom
-        self.known: dict[str, str] = {}
-        self.folders: dict[str, str] = {}
-
-    def folder(self, relative: str) -> str:
-        """The hash of a local context."""
-        if relative not in self.folders:
-            place = (self.bake.compose / relative).resolve()
-            digest = hashlib.sha256()
-            for path in inputs(place):
-                content = hashlib.sha256(path.read_bytes()).hexdigest()
-                executable = bool(path.stat().st_mode & 0o100)
-                digest.update(f"{path.relative_to(place).as_posix()} {executable} {content}\n".encode())
-            self.folders[relative] = digest.hexdigest()
-        return self.folders[relative]
-
-    def target(self, name: str) -> str:
-        """The hash of a target and of all it is made from."""
-        if name in self.known:
-            return self.known[name]
-        body = self.bake.targets.get(name)
-        if body is None:
-            raise AnsibleLookupError(f"docker-bake.hcl names the target {name} but does not define it")
-        text = re.sub(r"^\s*(tags|#).*$", "", body, flags=re.MULTILINE)
-        parts: dict[str, Any] = {"text": " ".join(text.split())}
-        words = set(re.findall(r"\b[A-Z][A-Z0-9_]+\b", text))
-        parts["variables"] = {
-            word: self.values.get(word, self.bake.variables[word])
-            for word in sorted(words & self.bake.variables.keys() - self.PLACES)
-        }
-        parts["folders"] = {
-            path: self.folder(path)
-            for path in sorted(set(re.findall(r'=\s*"([A-Za-z0-9._/-]+)"', text)))
-            if (self.bake.compose / path).is_dir() and "/" not in path.removeprefix("../")
-        }
-        parts["targets"] = {
-            parent: self.target(parent) for parent in sorted(set(re.findall(r'"target:([^"]+)"', text)))
-        }
-        if "rootfs" in text:
-            parts["bottom"] = self.bottom
-        self.known[name] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        return self.known[name]
-
-
-def tags(
-    root: Path, uids: Mapping[str, int], extra_cas: list[str], refresh: str, notebook_packages: list[str]
-) -> dict[str, str]:
-    """Name to tag of every image of the checkout `root`."""
-    compose = root / "compose"
-    try:
-        bake = BakeFile(compose)
-        recipe = (root / ROOTFS_RECIPE).read_bytes()
-    except OSError as error:
-        raise AnsibleLookupError(
-            f"{error.filename} cannot be read: {error.strerror}. Is the checkout complete?"
-        ) from error
+def site_variables(uids: Mapping[str, int], refresh: str, notebook_packages: list[str]) -> dict[str, str]:
+    """Return the variables of compose/images.yml whose values are a site's and inputs of the tags."""
     values = {f"UID_{name.upper()}": str(uid) for name, uid in uids.items()}
-    values |= {"REFRESH": refresh, "NOTEBOOK_PACKAGES": requirements(notebook_packages)}
-    bottom = hashlib.sha256(recipe + b"\0".join(certificates(extra_cas))).hexdigest()
-    hashes = Hashes(bake, values, bottom)
-    return {name: f"lakehouse/{name}:{hashes.target(name)[:DIGITS]}" for name in bake.names()}
+    return values | {"REFRESH": refresh, "NOTEBOOK_PACKAGES": requirements(notebook_packages)}
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AnsibleLookupError(f"{path} cannot be read: {error.strerror}. Is the checkout complete?") from error
+
+
+def checked(place: str, value: Any, kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Return a mapping whose keys and kinds of values are those of `kinds`; anything else is an error that names the place."""
+    if not isinstance(value, dict):
+        raise AnsibleLookupError(f"{FILE}: {place} must be a mapping of: {', '.join(kinds)}.")
+    for key, item in value.items():
+        if key not in kinds:
+            raise AnsibleLookupError(f"{FILE}: {place} has the unknown key {key!r}. Known are: {', '.join(kinds)}.")
+        if not IS_A[kinds[key]](item):
+            raise AnsibleLookupError(f"{FILE}: {place}.{key} must be {kinds[key]}, not {item!r}. Quote numbers.")
+    return value
+
+
+class Images(NamedTuple):
+    """What compose/images.yml says, checked."""
+
+    compose: Path
+    versions: dict[str, str]
+    common: dict[str, Any]
+    # By name, the attributes of every image and stage, without those of `common`
+    entries: dict[str, dict[str, Any]]
+    # Names of the images, and of those that are built when none are asked for
+    images: list[str]
+    default: list[str]
+
+    def attributes(self, name: str) -> dict[str, Any]:
+        """Return the attributes of an entry, those of `common` included."""
+        return {**self.common, **self.entries[name]}
+
+    def contexts(self, name: str) -> set[str]:
+        """Return all contexts of an entry, its own folder included."""
+        attributes = self.attributes(name)
+        return {attributes["context"], *attributes.get("contexts", {}).values()}
+
+    def parents(self, name: str) -> list[str]:
+        """Return the names of the entries that an entry is built from."""
+        return sorted(
+            context.removeprefix("target:") for context in self.contexts(name) if context.startswith("target:")
+        )
+
+    def folders(self, name: str) -> list[str]:
+        """Return the local contexts of an entry, relative to the folder compose."""
+        return sorted(context for context in self.contexts(name) if not context.startswith(("target:", "${")))
+
+    def order(self) -> list[str]:
+        """Return the names of all entries, each after those it is built from."""
+        try:
+            return list(TopologicalSorter({name: self.parents(name) for name in self.entries}).static_order())
+        except CycleError as error:
+            circle = ", ".join(error.args[1])
+            raise AnsibleLookupError(f"{FILE}: these are built from each other: {circle}.") from None
+
+
+def load(root: Path) -> Images:
+    """Read compose/images.yml of a checkout; what it should not say is an error that names the place and the remedy."""
+    content = yaml_load(read(root / FILE))
+    if not isinstance(content, dict) or set(content) != set(SECTIONS):
+        raise AnsibleLookupError(f"{FILE} must have exactly these sections: {', '.join(SECTIONS)}.")
+    for name, section in content.items():
+        if not isinstance(section, dict):
+            raise AnsibleLookupError(f"{FILE}: {name} must be a mapping.")
+    versions = checked("versions", content["versions"], dict.fromkeys(content["versions"], TEXT))
+    common = checked("common", content["common"], ATTRIBUTES)
+    entries: dict[str, dict[str, Any]] = {}
+    for section, kinds in (("images", ATTRIBUTES | {"default": FLAG}), ("stages", ATTRIBUTES)):
+        for name, value in content[section].items():
+            entry = checked(f"{section}.{name}", value, kinds)
+            if name in entries:
+                raise AnsibleLookupError(f"{FILE}: {name} is an image and a stage. Rename one of them.")
+            if "context" not in entry:
+                raise AnsibleLookupError(f"{FILE}: {section}.{name} lacks the key 'context', its Dockerfile's folder.")
+            entries[name] = {key: item for key, item in entry.items() if key != "default"}
+    default = [name for name, entry in content["images"].items() if entry.get("default", True)]
+    images = Images(root / "compose", versions, common, entries, list(content["images"]), default)
+    for name in entries:
+        for parent in images.parents(name):
+            if parent not in entries:
+                known = ", ".join(sorted(entries))
+                raise AnsibleLookupError(
+                    f"{FILE}: {name} is built from the unknown target:{parent}. Known are: {known}."
+                )
+        for folder in images.folders(name):
+            if not (images.compose / folder).is_dir():
+                raise AnsibleLookupError(
+                    f"{FILE}: {name} is built from {folder}, which is no folder in {images.compose}."
+                )
+    return images
+
+
+def resolve(value: Any, values: Mapping[str, str]) -> Any:
+    """Return a text, or a list or mapping of such, with the values of the variables that it names."""
+    if isinstance(value, str):
+        return VARIABLE.sub(lambda found: values[found[1]], value)
+    if isinstance(value, list):
+        return [resolve(item, values) for item in value]
+    return {key: resolve(item, values) for key, item in value.items()}
+
+
+def named_variables(images: Images, name: str, known: Mapping[str, str]) -> list[str]:
+    """Return the names of the variables in an entry and in `common`; an unknown one is an error."""
+    named = sorted(set(VARIABLE.findall(json.dumps([images.common, images.entries[name]]))))
+    for variable in named:
+        if variable not in {*known, *NO_INPUT_VARIABLES}:
+            names = ", ".join(sorted({*known, *NO_INPUT_VARIABLES}))
+            raise AnsibleLookupError(f"{FILE}: {name} names the unknown variable {variable}. Known are: {names}.")
+    return named
+
+
+def folder_hash(folder: Path) -> str:
+    """Return the hash of a local context."""
+    digest = hashlib.sha256()
+    for path in inputs(folder):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        executable = bool(path.stat().st_mode & 0o100)
+        digest.update(f"{path.relative_to(folder).as_posix()} {executable} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def tags(root: Path, site: Mapping[str, str], extra_cas: list[str]) -> dict[str, str]:
+    """Return name to tag of every image of the checkout `root`, with a site's variables and CA certificates."""
+    images = load(root)
+    values = {**images.versions, **site}
+    bottom = hashlib.sha256(read(root / ROOTFS_RECIPE) + b"\0".join(certificates(extra_cas))).hexdigest()
+    paths = {path for name in images.entries for path in images.folders(name)}
+    folders = {path: folder_hash((images.compose / path).resolve()) for path in paths}
+    hashes: dict[str, str] = {}
+    for name in images.order():
+        named = named_variables(images, name, values)
+        parts = {
+            "common": images.common,
+            "entry": images.entries[name],
+            "variables": {variable: values[variable] for variable in named if variable not in NO_INPUT_VARIABLES},
+            "folders": {path: folders[path] for path in images.folders(name)},
+            "parents": {parent: hashes[parent] for parent in images.parents(name)},
+            "bottom": bottom if "ROOTFS" in named else "",
+        }
+        hashes[name] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return {name: f"lakehouse/{name}:{hashes[name][:DIGITS]}" for name in images.images}
+
+
+def targets(root: Path, site: Mapping[str, str], places: Mapping[str, str]) -> dict[str, Any]:
+    """Return name to attributes of every bake target, with the values of all variables."""
+    images = load(root)
+    version = read(root / "VERSION").decode().strip()
+    values = {**images.versions, **site, **places, "LAKEHOUSE_VERSION": version}
+    missing = NO_INPUT_VARIABLES - values.keys()
+    if missing:
+        raise AnsibleLookupError(f"image_tags with want=targets needs places of {', '.join(sorted(missing))}.")
+    for name in images.entries:
+        named_variables(images, name, values)
+    return {name: resolve(images.attributes(name), values) for name in images.entries}
 
 
 class LookupModule(LookupBase):
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[Any]:
         self.set_options(var_options=variables, direct=kwargs)
-        if self.get_option("want") == "certificates":
+        root = Path(self.get_option("root") or Path(__file__).resolve().parents[2])
+        want = self.get_option("want")
+        if want == "certificates":
             return [[text.decode() for text in certificates(self.get_option("extra_cas"))]]
+        if want == "default":
+            return [load(root).default]
         uids = self.get_option("uids")
         if uids is None:
             uids = self._templar.template((variables or {}).get("lakehouse_uids"))
         if not uids:
             raise AnsibleLookupError("image_tags needs the users' ids: give uids=... or define lakehouse_uids")
-        root = self.get_option("root") or Path(__file__).resolve().parents[2]
-        return [
-            tags(
-                Path(root),
-                uids,
-                self.get_option("extra_cas"),
-                str(self.get_option("refresh")),
-                self.get_option("notebook_packages"),
-            )
-        ]
+        site = site_variables(uids, str(self.get_option("refresh")), self.get_option("notebook_packages"))
+        if want == "targets":
+            return [targets(root, site, self.get_option("places"))]
+        return [tags(root, site, self.get_option("extra_cas"))]

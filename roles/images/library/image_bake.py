@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from pathlib import Path
@@ -17,14 +16,16 @@ module: image_bake
 author: Moodle Lakehouse contributors
 short_description: Build missing images with docker buildx bake
 description:
-  - Builds those of I(targets) whose tag the engine does not have, and what they are made from as far as it is missing, too.
+  - Builds those of I(wanted) whose tag the engine does not have, and what they are made from as far as it is missing, too.
   - What exists is used as it is. With nothing missing nothing is run.
+  - What is built is written to I(file) first, so that C(docker buildx bake --file FILE) in I(compose) does it again by hand.
 options:
-  compose: {description: Folder with versions.hcl and docker-bake.hcl, type: path, required: true}
+  compose: {description: Folder that the targets' contexts are relative to, type: path, required: true}
+  targets: {description: Attributes of every bake target by name, without a tag, type: dict, required: true}
   tags: {description: Full tag of every image by name, type: dict, required: true}
-  targets: {description: Images that are wanted, type: list, elements: str, required: true}
-  variables: {description: Values of the bake file's variables, type: dict, default: {}}
+  wanted: {description: Images that are wanted, type: list, elements: str, required: true}
   proxies: {description: Proxy variables for the builds, type: dict, default: {}}
+  file: {description: Where the bake file is written, type: path, required: true}
   log: {description: File for the build's whole output, type: path, required: true}
 """
 
@@ -35,23 +36,22 @@ seconds: {description: How long the build took, type: float, returned: when some
 """
 
 
-FILES = ["--file", "versions.hcl", "--file", "docker-bake.hcl"]
 SHOWN_LINES = 60
 
 
-def plan(definition: dict[str, Any], wanted: list[str], tags: dict[str, str], present: set[str]) -> dict[str, Any]:
-    """What to build and how: target name to the attributes that override the bake file's.
+def plan(targets: dict[str, Any], wanted: list[str], tags: dict[str, str], present: set[str]) -> dict[str, Any]:
+    """Return the targets that `wanted` takes, with their tags.
 
     A context `target:NAME` whose image exists becomes that image; another one is built as well.
     """
-    overrides: dict[str, Any] = {}
+    planned: dict[str, Any] = {}
     waiting = list(wanted)
     while waiting:
         name = waiting.pop()
-        if name in overrides:
+        if name in planned:
             continue
-        contexts = {}
-        for context, place in definition[name].get("contexts", {}).items():
+        contexts = dict(targets[name].get("contexts", {}))
+        for context, place in contexts.items():
             kind, _, parent = place.partition(":")
             if kind != "target":
                 continue
@@ -59,60 +59,56 @@ def plan(definition: dict[str, Any], wanted: list[str], tags: dict[str, str], pr
                 contexts[context] = f"docker-image://{tags[parent]}"
             else:
                 waiting.append(parent)
-        overrides[name] = {"contexts": contexts} if contexts else {}
+        planned[name] = {**targets[name], "contexts": contexts}
         if name in tags:
-            overrides[name]["tags"] = [tags[name]]
-    return overrides
+            planned[name]["tags"] = [tags[name]]
+    return planned
+
+
+def literal(value: Any) -> Any:
+    """Return a value in which bake, which evaluates the texts of its file, finds nothing to evaluate."""
+    if isinstance(value, dict):
+        return {key: literal(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [literal(item) for item in value]
+    return value.replace("${", "$${").replace("%{", "%%{")
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "compose": {"type": "path", "required": True},
+            "targets": {"type": "dict", "required": True},
             "tags": {"type": "dict", "required": True},
-            "targets": {"type": "list", "elements": "str", "required": True},
-            "variables": {"type": "dict", "default": {}},
+            "wanted": {"type": "list", "elements": "str", "required": True},
             "proxies": {"type": "dict", "default": {}},
+            "file": {"type": "path", "required": True},
             "log": {"type": "path", "required": True},
         },
         supports_check_mode=True,
     )
     params = module.params
     tags: dict[str, str] = params["tags"]
-    unknown = sorted(set(params["targets"]) - tags.keys())
-    if unknown:
-        module.fail_json(
-            msg=f"There is no image called {', '.join(unknown)}. The images are: {', '.join(sorted(tags))}."
-        )
-
     _, out, _ = module.run_command(["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"], check_rc=True)
     present = set(out.split())
-    missing = [name for name in params["targets"] if tags[name] not in present]
+    missing = [name for name in params["wanted"] if tags[name] not in present]
     if not missing or module.check_mode:
         module.exit_json(changed=bool(missing), missing=missing)
 
-    environment = {name: str(value) for name, value in params["variables"].items()}
-    bake = ["docker", "buildx", "--builder", "default", "bake", *FILES]
-    _, out, _ = module.run_command(
-        [*bake, "--print", *missing], cwd=params["compose"], environ_update=environment, check_rc=True
-    )
-    definition = json.loads(out)["target"]
-    overrides = plan(definition, missing, tags, present)
-    for override in overrides.values():
-        override["args"] = dict(params["proxies"])  # predefined arguments: they enter neither images nor their history
-    override_file = Path(params["log"]).with_name("bake-override.json")
-    override_file.write_text(json.dumps({"target": overrides}, indent=2))
-    override_file.chmod(0o600)
+    planned = plan(params["targets"], missing, tags, present)
+    for target in planned.values():
+        # The proxies are predefined arguments: they enter neither images nor their history.
+        target["args"] = {**target.get("args", {}), **params["proxies"]}
+    built = [name for name in planned if name in tags]
+    file = Path(params["file"])
+    file.touch(mode=0o600)  # a proxy's address may hold a password
+    file.write_text(json.dumps({"group": {"default": {"targets": built}}, "target": literal(planned)}, indent=2))
 
-    built = [name for name in definition if name in overrides and name in tags]
-    # MinIO's compiler works longest: it starts first.
-    built.sort(key=lambda name: name != "minio")
     started = time.monotonic()
     with open(params["log"], "wb") as log:
         process = subprocess.run(
-            [*bake, "--file", str(override_file), "--progress", "plain", *built],
+            ["docker", "buildx", "--builder", "default", "bake", "--file", str(file), "--progress", "plain"],
             cwd=params["compose"],
-            env=os.environ | environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
