@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from changes import JOBS, ChangesError, changed_files, read_inputs
 from runner import ROOT, TIMES, Runner
 from scenarios import ASIDE, SCENARIOS, Aside
 
@@ -23,6 +24,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lakehouse")
     group.addoption("--fast", action="store_true", help="leave out everything that needs a Docker engine")
     group.addoption("--scenario", action="append", default=[], metavar="NAME", help="run only this Molecule scenario")
+    group.addoption(
+        "--changed",
+        nargs="?",
+        const="HEAD",
+        metavar="REV",
+        help="of what needs an engine, run only what has changed inputs: since REV was left, by default what is not committed",
+    )
 
 
 def load_module(path: str) -> ModuleType:
@@ -35,13 +43,36 @@ def load_module(path: str) -> ModuleType:
     return loaded
 
 
+# Test -> the changed file that selects it, with --changed
+SELECTED: pytest.StashKey[dict[str, str]] = pytest.StashKey()
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--changed") is not None:
+        if config.getoption("--scenario"):
+            raise pytest.UsageError("--changed and --scenario both say which scenarios to run: give one of them")
+        try:
+            config.stash[SELECTED] = read_inputs().select(changed_files(config.getoption("--changed")))
+        except ChangesError as error:
+            raise pytest.UsageError(str(error)) from error
     # As the launcher sets them, for whoever calls pytest directly.
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
     # A terminated run cleans up as an interrupted one does, and so does one that a shell started with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what --changed selects, and because of which file."""
+    selected = config.stash.get(SELECTED, None)
+    if selected is None:
+        return []
+    reasons = [f"  {test}: {path}" for test, path in selected.items()]
+    return [
+        f"inputs changed since {config.getoption('--changed')}:",
+        *(reasons or ["  of nothing that needs an engine"]),
+    ]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -52,10 +83,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if unknown:
         raise pytest.UsageError(f"no scenario {', '.join(sorted(unknown))}; there are: {', '.join(sorted(known))}")
 
+    selected = config.stash.get(SELECTED, None)
+
     def is_selected(item: pytest.Item) -> bool:
         if wanted:
             return scenarios.get(item) in wanted
-        return not (config.getoption("--fast") and item.get_closest_marker("engine"))
+        if not item.get_closest_marker("engine"):
+            return True
+        return not config.getoption("--fast") and (selected is None or (scenarios.get(item) or JOBS) in selected)
 
     config.hook.pytest_deselected(items=[item for item in items if not is_selected(item)])
     items[:] = [item for item in items if is_selected(item)]

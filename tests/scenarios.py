@@ -29,8 +29,7 @@ SCENARIOS = [ASIDE[0], *sorted(OTHERS), *reversed(ASIDE[1:])]
 STATE = ROOT / ".cache" / "molecule"
 TIMEOUT = 45 * 60
 # As molecule/shared/inventory/group_vars/all.yml computes it.
-CHECKOUT = hashlib.sha1(str(ROOT).encode(), usedforsecurity=False).hexdigest()[:6]
-PREFIX = f"vm-{CHECKOUT}"
+PREFIX = f"vm-{hashlib.sha1(str(ROOT).encode(), usedforsecurity=False).hexdigest()[:6]}"
 DIAGNOSIS = """
 systemctl --failed --no-legend
 journalctl --no-pager --priority warning --lines 40
@@ -62,9 +61,9 @@ def sweep(scenario: str) -> None:
     for kind in ("volume", "network"):
         if found[kind]:
             docker(kind, "rm", *found[kind])
-    # What VMs are started from stays, for the next scenario, unless it was not finished: its image is made last.
+    # What VMs are started from stays, for the next scenario, unless this one did not finish it: its image is made last.
     for volume in docker(
-        "volume", "ls", "--filter", f"label=lakehouse.seed={CHECKOUT}", "--format", "{{.Name}}"
+        "volume", "ls", "--filter", f"label=lakehouse.made-by={PREFIX}-{scenario}", "--format", "{{.Name}}"
     ).split():
         if not docker("image", "ls", "--quiet", volume.replace("-vm-seed-", "/vm-seed:")).strip():
             docker("volume", "rm", volume)

@@ -174,9 +174,19 @@ def test_environment_is_made_once_and_made_again(checkout: Path) -> None:
     assert "making" in fourth.stderr
 
 
-def test_a_scenario_is_no_path() -> None:
+@pytest.mark.parametrize(
+    ("option", "answer"),
+    [("--scenario", "no scenario jobs; there are: "), ("--changed", "--changed jobs: git cannot compare ")],
+)
+def test_an_options_value_is_no_path(option: str, answer: str) -> None:
     """Pytest takes a word after an option that it learns of later for a path, where there is one."""
     assert (ROOT / "jobs").is_dir()
-    result = launch(ROOT, "test", "--scenario", "jobs", "--collect-only", "--quiet")
+    result = launch(ROOT, "test", option, "jobs", "--collect-only", "--quiet")
     assert result.returncode != 0
-    assert "no scenario jobs; there are: " in result.stdout + result.stderr
+    assert answer in result.stdout + result.stderr
+
+
+def test_changed_before_another_option() -> None:
+    result = launch(ROOT, "test", "--changed", "--collect-only", "-k", "test_an_options_value_is_no_path")
+    assert result.returncode == 0, result.stdout
+    assert "inputs changed since HEAD:" in result.stdout

@@ -1,6 +1,6 @@
 """A client of the object store: whatever it writes can be computed, so that whatever it reads can be compared.
 
-objects.py http://HOST:9000 ACTION ...       as AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY; without a name when that is empty
+objects.py http://HOST:9000 ACTION ...       as AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY
     write PREFIX GENERATION                  write the objects below PREFIX
     read PREFIX GENERATION                   compare them with what that writes
     delete PREFIX                            delete them
@@ -13,14 +13,12 @@ Prints JSON: {"keys": [...]} or {"objects": N, "wrong": {key: why}, "slowest": s
 
 import io
 import json
-import os
 import random
 import sys
 import time
 from collections.abc import Callable, Iterator
 
 import boto3
-import botocore
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
@@ -31,15 +29,12 @@ SIZES = {"tiny": 1, "small": 50_000, "middle": 400_000, "large": 3_000_000, "par
 PARTS = TransferConfig(multipart_threshold=8 * 2**20, multipart_chunksize=5 * 2**20, max_concurrency=2)
 
 endpoint, action, *arguments = sys.argv[1:]
-signature = None if os.environ["AWS_ACCESS_KEY_ID"] else botocore.UNSIGNED
 # Retries are what any client of S3 does.
 store = boto3.client(
     "s3",
     endpoint_url=endpoint,
     region_name="us-east-1",
-    config=Config(
-        connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 5}, signature_version=signature
-    ),
+    config=Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 5}),
 )
 
 
