@@ -278,6 +278,60 @@ def test_a_cloud_images_list_of_mirrors(tmp_path: Path) -> None:
     assert sources.Sources.plain("http://mirror.example.org/debian") == "http://mirror.example.org/debian"
 
 
+class FakeModule:
+    """Answers as pip and Go do; no program is run."""
+
+    def __init__(self, answers: dict[str, str], **params: str) -> None:
+        self.answers, self.params = answers, {"pypi_index": "", "maven_mirror": "", "go_proxy": ""} | params
+
+    def get_bin_path(self, name: str, **_: Any) -> str | None:
+        return name if name in self.answers else None
+
+    def run_command(self, argv: list[str], **_: Any) -> tuple[int, str, str]:
+        program = "pip" if "pip" in argv else argv[0]
+        return (0, self.answers[program], "") if program in self.answers else (1, "", "No module named pip")
+
+
+PIP = """:env:.index-url='https://env.example/simple'
+global.extra-index-url='https://a.example/simple\\nhttps://b.example/simple'
+global.index-url='https://global.example/simple'
+install.trusted-host='a.example'
+global.trusted-host='b.example'
+"""
+
+
+def test_what_pip_and_go_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOPROXY", "GOINSECURE", "GOPRIVATE", "GONOPROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GOPRIVATE", "mine.example")
+    go = '{"GOPROXY": "https://go.example,direct", "GOPRIVATE": "other.example", "GOINSECURE": ""}'
+    found = sources.Sources(FakeModule({"pip": PIP, "go": go}))
+    assert found.python() == {
+        "PIP_INDEX_URL": "https://env.example/simple",
+        "UV_DEFAULT_INDEX": "https://env.example/simple",
+        "PIP_EXTRA_INDEX_URL": "https://a.example/simple https://b.example/simple",
+        "UV_INDEX": "https://a.example/simple https://b.example/simple",
+        "PIP_TRUSTED_HOST": "a.example",
+        "UV_INSECURE_HOST": "a.example",
+    }
+    assert found.go() == {"GOPROXY": "https://go.example,direct", "GOPRIVATE": "mine.example"}
+
+
+def test_variables_rank_before_what_the_host_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOPROXY", "GOINSECURE", "GOPRIVATE", "GONOPROXY"):
+        monkeypatch.delenv(name, raising=False)
+    said = {
+        "pypi_index": "https://x.example/simple",
+        "go_proxy": "https://y.example",
+        "maven_mirror": "https://z.example",
+    }
+    for answers in ({}, {"pip": PIP, "go": '{"GOPROXY": "direct"}'}):
+        found = sources.Sources(FakeModule(answers, **said))
+        assert found.python()["PIP_INDEX_URL"] == "https://x.example/simple"
+        assert found.go() == {"GOPROXY": "https://y.example"}
+        assert found.maven() == {"MAVEN_MIRROR": "https://z.example/"}
+
+
 @pytest.mark.parametrize("path", sorted(str(path.relative_to(ROOT)) for path in (ROOT / "compose").glob("*/jars.txt")))
 def test_jar_lists_hold_a_sum_for_every_jar(path: str) -> None:
     lines = [line for line in (ROOT / path).read_text().splitlines() if line.strip() and not line.startswith("#")]

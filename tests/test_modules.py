@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar, trust_as_template
 from conftest import load_module
 from runner import ROOT
 
@@ -87,6 +90,44 @@ def test_a_relative_name_needs_its_directory() -> None:
     assert "directory" in host_files(files={}, exact=True)["msg"]
 
 
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"content": "", "owner": 1}, "files: a: owner. Supported parameters include: content, mode, uid, validate."),
+        ({"uid": 1}, "files: a: missing required arguments: content"),
+        (
+            {"content": "", "uid": "root"},
+            "files: a: argument 'uid' is of type str and we were unable to convert to int",
+        ),
+        ({"content": "", "mode": 0o644}, 'the mode of a must be octal and quoted, such as "0644", not 420'),
+        ("text", "files: a must be a mapping of content, uid, mode, validate"),
+    ],
+)
+def test_files_are_typed(tmp_path: Path, item: Any, message: str) -> None:
+    result = host_files(directory=str(tmp_path / "new"), files={"a": item})
+    assert message in result["msg"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_diff_shows_contents_deletions_and_modes(tmp_path: Path) -> None:
+    arguments = {"directory": str(tmp_path), "directory_mode": "0700", "exact": True, "_ansible_diff": True}
+    first = {"kept": {"content": "1\n", **OWN}, "old": {"content": "2\n", **OWN}}
+    host_files(files=first, **arguments)
+    wanted = {"kept": {"content": "1\n", "mode": "0600", **OWN}, "new": {"content": "3\n", **OWN}}
+    diff = host_files(files=wanted, _ansible_check_mode=True, **arguments)["diff"]
+    kept, new, old = (str(tmp_path / name) for name in ("kept", "new", "old"))
+    attributes = {entry["before"]["path"]: entry for entry in diff if isinstance(entry["before"], dict)}
+    modes = [attributes[kept][side]["mode"] for side in ("before", "after")]
+    assert modes == ["0644", "0600"]
+    assert [attributes[new][side]["state"] for side in ("before", "after")] == ["absent", "file"]
+    assert [attributes[old][side]["state"] for side in ("before", "after")] == ["file", "absent"]
+    contents = {entry["before_header"]: (entry["before"], entry["after"]) for entry in diff if "before_header" in entry}
+    assert contents == {new: ("", "3\n"), old: ("2\n", "")}
+    assert set(attributes) == {kept, new, old}
+    assert host_files(files=wanted, **arguments)["diff"] == diff
+    assert host_files(files=wanted, **arguments)["diff"] == []
+
+
 POLICY = """Package files:
  100 /var/lib/dpkg/status
      release a=now
@@ -107,10 +148,21 @@ POLICY = """Package files:
 
 
 def test_archives_are_those_of_the_release() -> None:
-    docker_host = load_module("roles/docker/library/docker_host.py")
-    assert docker_host.archive(POLICY, "bookworm", "Debian") == "https://mirror.test/debian"
-    assert docker_host.archive(POLICY, "bookworm-security", "Debian-Security") == "http://security.test/debian-security"
-    assert docker_host.archive(POLICY, "trixie", "Debian") == ""
+    init_plugin_loader([])
+    loader = DataLoader()
+    files = [str(ROOT / "roles/docker" / name / "main.yml") for name in ("defaults", "vars")]
+    variables = {"__docker_policy": {"stdout": POLICY}}
+    for file in files:
+        variables |= loader.load_from_file(file, trusted_as_template=True)
+    said = trust_as_template("{{ __docker_uri }} {{ __docker_security_uri }}")
+
+    def archives(release: str) -> str:
+        facts = {"ansible_facts": {"distribution_release": release}}
+        found: str = Templar(loader=loader, variables=variables | facts).template(said)
+        return found
+
+    assert archives("bookworm") == "https://mirror.test/debian http://security.test/debian-security"
+    assert archives("trixie") == " "
 
 
 LISTENING = """LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=70,fd=3))

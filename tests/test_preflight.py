@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible.plugins.loader import init_plugin_loader
@@ -183,9 +184,17 @@ def look(
 ) -> list[str]:
     load_plugins()
     loader = loader or DataLoader()
-    variables = {name: trust_as_template(value) for name, value in variables.items()}
+    variables = {
+        name: trust_as_template(value) if isinstance(value, str) else value for name, value in variables.items()
+    }
     plugin = lookup.LookupModule(loader=loader, templar=Templar(loader=loader, variables=variables))
-    options = {"placeholder": "CHANGE_ME", "secrets_prefix": "vault_", "well_known": list(well_known)}
+    options = {
+        "placeholder": "CHANGE_ME",
+        "secrets_prefix": "vault_",
+        "well_known": list(well_known),
+        "prefix": "lakehouse_",
+        "defaults": [str(path) for path in inventory.parent.glob("defaults.yml")],
+    }
     plugin.set_options = lambda **_: None
     plugin.get_option = options.__getitem__
     problems: list[str] = plugin.run([str(inventory)], variables)
@@ -230,6 +239,51 @@ def test_secret_from_the_command_line(inventory: Path) -> None:
     (problem,) = look(inventory, ("password",), vault_a="{{ secret }}", secret="password")
     assert "vault_a is known to everyone" in problem
     assert "not in a file of the inventory" in problem
+
+
+def test_unknown_variables(inventory: Path) -> None:
+    (inventory.parent / "defaults.yml").write_text("lakehouse_edge_port: 8080\nlakehouse_columns: {}\nstack_port: 1\n")
+    file = inventory / "group_vars" / "lakehouse" / "main.yml"
+    file.write_text("lakehouse_edge_prot: 1\nlakehouse_columns: {lakehouse_x: {a: drop}}\n")
+    hosts = inventory / "hosts.yml"
+    hosts.write_text("all:\n  hosts:\n    one: {lakehouse_columsn: {}}\n")
+    found: dict[str, Any] = {
+        "ansible_play_hosts_all": ["zero", "one"],
+        "hostvars": {"zero": {}, "one": {"lakehouse_columsn": {}}},
+        "lakehouse_edge_prot": 1,
+        "lakehouse_columns": {"lakehouse_x": {"a": "drop"}},
+        "lakehouse_zzzzzzzzzzzzzzzz": 1,
+        "own": 1,
+    }
+    first, second, third = look(inventory, **found)
+    assert (
+        f"lakehouse_columsn is no variable of this project ({hosts}). Remedy: lakehouse_columns is the nearest" in first
+    )
+    assert f"lakehouse_edge_prot is no variable of this project ({file}). Remedy: lakehouse_edge_port is" in second
+    assert "lakehouse_zzzzzzzzzzzzzzzz is no variable of this project (not in a file of the inventory)" in third
+    assert "begin the names of your own otherwise than lakehouse_" in third
+
+
+def test_secrets_that_are_defined_nowhere(inventory: Path) -> None:
+    defaults = {
+        "lakehouse_users": "{{ [vault_a, vault_b, vault_c] }}",
+        "lakehouse_password": "{{ vault_d }}",
+        "stack_secret": "{{ vault_e if several else '' }}",
+        "stack_root": "{{ vault_f | default('') }}",
+    }
+    (inventory.parent / "defaults.yml").write_text(yaml.safe_dump(defaults))
+    found: dict[str, Any] = {
+        **defaults,
+        "lakehouse_password": "{{ vault_mine }}",
+        "vault_b": "x9",
+        "vault_mine": "x9",
+        "several": False,
+    }
+    (problem,) = look(inventory, **found)
+    assert problem.startswith("Inventory: vault_a, vault_c are needed, but defined nowhere. Remedy: give each an empty")
+    (problem,) = look(inventory, **(found | {"several": True, "vault_a": "x9", "vault_c": "x9"}))
+    assert problem.startswith("Inventory: vault_e is needed")
+    assert "./lakehouse secrets mine" in problem
 
 
 def test_encrypted_file(inventory: Path) -> None:

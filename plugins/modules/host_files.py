@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 DOCUMENTATION = """
 module: host_files
@@ -16,6 +18,7 @@ short_description: Keep files of a host exactly as given
 description:
   - Writes what is missing or different, with owner and mode, each file in one step. Missing parents are made.
   - Nothing is written unless every file that would be passes its validation.
+  - For directories that hold nothing else, and for files that are only good together. M(ansible.builtin.template) does the rest.
 options:
   directory:
     description: The directory of the files whose names are relative. It is made when it is missing and belongs to root.
@@ -35,7 +38,7 @@ options:
   files:
     description:
       - Name, or absolute path, to the file's C(content), C(uid) (owner and group; root's where it is left out), C(mode) and
-        C(validate), a command in which C(%s) stands for the file that is tried.
+        C(validate), a command in which C(%s) stands for the file that is tried. Other keys are refused.
     type: dict
     required: true
 """
@@ -64,6 +67,35 @@ removed:
 """
 
 
+FILE_SPEC = {
+    "content": {"type": "str", "required": True},
+    "uid": {"type": "int", "default": 0},
+    "mode": {"type": "str"},
+    "validate": {"type": "str"},
+}
+
+
+def typed(module: AnsibleModule) -> dict[str, dict[str, Any]]:
+    """Return the wanted files with their types checked and their modes as numbers."""
+    files = {}
+    for name, given in module.params["files"].items():
+        if not isinstance(given, dict):
+            module.fail_json(msg=f"files: {name} must be a mapping of {', '.join(FILE_SPEC)}. Nothing was written.")
+        checked = ArgumentSpecValidator(FILE_SPEC).validate(given)
+        if checked.error_messages:
+            module.fail_json(msg=f"files: {name}: {'; '.join(checked.error_messages)}. Nothing was written.")
+        mode = checked.validated_parameters["mode"] or module.params["mode"]
+        files[name] = checked.validated_parameters | {"mode": octal(module, f"the mode of {name}", mode)}
+    return files
+
+
+def octal(module: AnsibleModule, what: str, mode: str) -> int:
+    """Return a mode as a number; YAML has made another one of it where it was not quoted."""
+    if not re.fullmatch("0[0-7]{3,4}", mode):
+        module.fail_json(msg=f'{what} must be octal and quoted, such as "0644", not {mode}. Nothing was written.')
+    return int(mode, 8)
+
+
 def read(path: str) -> tuple[bytes, int, int, int] | None:
     try:
         with open(path, "rb") as file:
@@ -71,6 +103,30 @@ def read(path: str) -> tuple[bytes, int, int, int] | None:
             return file.read(), status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
     except (FileNotFoundError, IsADirectoryError):
         return None
+
+
+def state_of(path: str) -> dict[str, Any]:
+    """Return what a path is, as `--diff` shows it beside the content."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return {"path": path, "state": "absent"}
+    return {"path": path, **shown(stat.S_ISDIR(status.st_mode), status.st_uid, status.st_gid, status.st_mode)}
+
+
+def shown(directory: bool, uid: int, gid: int, mode: int) -> dict[str, Any]:
+    kind = "directory" if directory else "file"
+    return {"state": kind, "uid": uid, "gid": gid, "mode": f"{stat.S_IMODE(mode):04o}"}
+
+
+def differences(path: str, content: bytes, after: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what `--diff` shows of one path: owner, mode and whether it is there, then the content."""
+    before, now = state_of(path), {"path": path, **after}
+    old = (read(path) or (b"",))[0].decode(errors="replace")
+    found: list[dict[str, Any]] = [{"before": before, "after": now}] if before != now else []
+    if old != content.decode(errors="replace"):
+        found.append({"before_header": path, "after_header": path, "before": old, "after": content.decode()})
+    return found
 
 
 def validate(module: AnsibleModule, path: str, content: bytes, command: str) -> None:
@@ -134,45 +190,43 @@ def main() -> None:
         required_if=[("exact", True, ["directory"])],
         supports_check_mode=True,
     )
-    directory, wanted = module.params["directory"], module.params["files"]
+    directory, wanted = module.params["directory"], typed(module)
+    directory_mode = octal(module, "directory_mode", module.params["directory_mode"])
     changes = []
     for name, item in wanted.items():
         path = os.path.join(directory or "", name)
         if not os.path.isabs(path):
             module.fail_json(msg=f"{name}: a relative name needs the option directory")
-        content, uid = item["content"].encode(), int(item.get("uid", 0))
-        mode = int(str(item.get("mode", module.params["mode"])), 8)
-        before = read(path)
-        if before != (content, uid, uid, mode):
-            changes.append((name, path, before, content, uid, mode))
+        content, uid, mode = item["content"].encode(), item["uid"], item["mode"]
+        if read(path) != (content, uid, uid, mode):
+            changes.append((name, path, content, uid, mode))
     # Not in check mode, as Ansible's own modules: what validates may not be installed yet.
-    for name, path, _, content, _, _ in [] if module.check_mode else changes:
-        if command := wanted[name].get("validate"):
+    for name, path, content, _, _ in [] if module.check_mode else changes:
+        if command := wanted[name]["validate"]:
             validate(module, path, content, command)
 
-    made = bool(directory) and make_directory(directory, int(module.params["directory_mode"], 8), module.check_mode)
     removed = []
     if module.params["exact"] and os.path.isdir(directory):
         removed = [name for name in sorted(os.listdir(directory)) if name not in wanted]
+    diff: list[dict[str, Any]] = []
+    if module._diff:
+        if directory:
+            diff += differences(directory, b"", shown(True, 0, 0, directory_mode))
+        for _, path, content, uid, mode in changes:
+            diff += differences(path, content, shown(False, uid, uid, mode))
+        for name in removed:
+            diff += differences(os.path.join(directory, name), b"", {"state": "absent"})
+
+    made = bool(directory) and make_directory(directory, directory_mode, module.check_mode)
     if not module.check_mode:
-        for _, path, _, content, uid, mode in changes:
+        for _, path, content, uid, mode in changes:
             write(path, content, uid, mode)
         for path in (os.path.join(directory, name) for name in removed):
             if not remove_directory(path):
                 os.unlink(path)
     written = [name for name, *_ in changes]
     result: dict[str, Any] = {"changed": bool(made or written or removed), "written": written, "removed": removed}
-    if module._diff:
-        result["diff"] = [
-            {
-                "before_header": path,
-                "after_header": path,
-                "before": before[0].decode(errors="replace") if before else "",
-                "after": content.decode(),
-            }
-            for _, path, before, content, _, _ in changes
-        ]
-    module.exit_json(**result)
+    module.exit_json(**result, **({"diff": diff} if module._diff else {}))
 
 
 if __name__ == "__main__":

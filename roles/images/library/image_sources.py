@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import configparser
+import ast
 import contextlib
 import hashlib
 import io
@@ -13,11 +13,12 @@ import os
 import pwd
 import re
 import shlex
+import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from xml.etree import ElementTree
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -26,7 +27,7 @@ module: image_sources
 author: Moodle Lakehouse contributors
 short_description: Collect the host's package sources, proxies and CA certificates for image builds
 description:
-  - Reads apt's, pip's, uv's, Maven's and Go's configuration, the proxy variables and the extra CA certificates of the host.
+  - Asks apt, pip and Go for their configuration, and reads the proxy variables and the extra CA certificates of the host.
   - Writes them below I(path) in the form that the builds read. Nothing of it enters an image but the CA certificates.
 options:
   path: {description: Folder to write into, type: path, required: true}
@@ -35,7 +36,7 @@ options:
   apt_security_uri: {description: Archive of security updates; empty means the host's own, type: str, default: ""}
   apt_options: {description: Further fields of the deb822 stanzas, type: dict, default: {}}
   pypi_index: {description: Python package index; empty means the host's own, type: str, default: ""}
-  maven_mirror: {description: Mirror of Maven Central; empty means the host's own, type: str, default: ""}
+  maven_mirror: {description: Mirror of Maven Central; empty means none, type: str, default: ""}
   go_proxy: {description: Go module proxy; empty means the host's own, type: str, default: ""}
   proxies: {description: Proxy variables that replace the host's own, type: dict, default: {}}
   certificates: {description: CA certificates (PEM) besides the host's own, type: list, elements: str, default: []}
@@ -168,88 +169,63 @@ class Sources:
 
     # Python, Maven, Go -------------------------------------------------------------------------------------------------
 
-    def python(self) -> dict[str, str]:
-        """Variables for pip and uv."""
-        settings: dict[str, str] = {}
-        for path in existing([".config/pip/pip.conf", ".pip/pip.conf", "/etc/pip.conf", "/etc/xdg/pip/pip.conf"]):
-            parser = configparser.RawConfigParser()
-            try:
-                parser.read(path)
-            except configparser.Error as error:
-                self.module.fail_json(msg=f"{path} cannot be read: {error}")
-            for section in ("global", "install"):
-                if parser.has_section(section):
-                    settings = dict(parser.items(section)) | settings
-        env = self.environment
-        uv = self.uv()
-        index = self.module.params["pypi_index"] or env.get("UV_DEFAULT_INDEX") or env.get("PIP_INDEX_URL") or uv[0]
-        index = index or env.get("UV_INDEX_URL") or settings.get("index-url", "")
-        extra = (
-            env.get("UV_INDEX")
-            or env.get("PIP_EXTRA_INDEX_URL")
-            or " ".join(uv[1])
-            or settings.get("extra-index-url", "")
-        )
-        trusted = env.get("UV_INSECURE_HOST") or env.get("PIP_TRUSTED_HOST") or settings.get("trusted-host", "")
-        values = {
-            "PIP_INDEX_URL": index,
-            "UV_DEFAULT_INDEX": index,
-            "PIP_EXTRA_INDEX_URL": " ".join(extra.split()),
-            "UV_INDEX": " ".join(extra.split()),
-            "PIP_TRUSTED_HOST": " ".join(trusted.split()),
-            "UV_INSECURE_HOST": " ".join(trusted.split()),
-        }
-        return {name: value for name, value in values.items() if value}
+    def ask(self, *argv: str) -> Iterator[str]:
+        """Yield what a program that knows its own configuration says of it, for each home; nothing where it is missing."""
+        for home in homes():
+            environment = self.environment | {"HOME": str(home), "LC_ALL": "C"}
+            code, out, _ = self.module.run_command(list(argv), environ_update=environment)
+            if code == 0:
+                yield str(out)
 
-    @staticmethod
-    def uv() -> tuple[str, list[str]]:
-        """The default index and further ones of uv's own configuration."""
-        try:
-            import tomllib
-        except ImportError:
-            return "", []
-        for path in existing([".config/uv/uv.toml", "/etc/uv/uv.toml"]):
-            settings = tomllib.loads(path.read_text())
-            indexes = settings.get("index", [])
-            default = next((entry["url"] for entry in indexes if entry.get("default")), settings.get("index-url", ""))
-            extra = [entry["url"] for entry in indexes if not entry.get("default")] + settings.get(
-                "extra-index-url", []
-            )
-            return default, extra
-        return "", []
+    def pip(self) -> dict[str, str]:
+        """Return pip's settings for installing, those of the environment before those of its files."""
+        found: dict[str, str] = {}
+        program = [sys.executable, "-m", "pip"]
+        if self.module.run_command([*program, "--version"])[0] and (other := self.module.get_bin_path("pip")):
+            program = [other]
+        for output in self.ask(*program, "config", "list"):
+            lines = [line.partition("=") for line in output.splitlines()]
+            for section in (":env:", "install", "global"):
+                for name, _, value in lines:
+                    if name.startswith(f"{section}."):
+                        found.setdefault(name.removeprefix(f"{section}."), str(ast.literal_eval(value)))
+        return found
+
+    def python(self) -> dict[str, str]:
+        """Return variables for pip and uv."""
+        settings = self.pip()
+        if self.module.params["pypi_index"]:
+            settings["index-url"] = self.module.params["pypi_index"]
+        names = {
+            "index-url": ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"),
+            "extra-index-url": ("PIP_EXTRA_INDEX_URL", "UV_INDEX"),
+            "trusted-host": ("PIP_TRUSTED_HOST", "UV_INSECURE_HOST"),
+        }
+        return {
+            variable: " ".join(settings[key].split())
+            for key, variables in names.items()
+            if settings.get(key)
+            for variable in variables
+        }
 
     def maven(self) -> dict[str, str]:
         mirror = self.module.params["maven_mirror"]
-        if not mirror:
-            for path in existing([".m2/settings.xml", "/etc/maven/settings.xml"]):
-                for element in ElementTree.parse(path).iter():
-                    if element.tag.rpartition("}")[2] != "mirror":
-                        continue
-                    fields = {child.tag.rpartition("}")[2]: (child.text or "").strip() for child in element}
-                    whom = {name.strip() for name in fields.get("mirrorOf", "").split(",")}
-                    if whom & {"*", "central", "external:*"} and "!central" not in whom and "blocked" not in fields:
-                        mirror = mirror or fields.get("url", "")
         return {"MAVEN_MIRROR": mirror.rstrip("/") + "/"} if mirror else {}
 
     def go(self) -> dict[str, str]:
-        env: dict[str, str] = {}
-        for path in existing([".config/go/env"]):
-            env = assignments(path) | env
-        env |= self.environment
         names = ("GOPROXY", "GOINSECURE", "GOPRIVATE", "GONOPROXY")
-        values = {name: env[name] for name in names if env.get(name)}
-        if self.module.params["go_proxy"]:
-            values["GOPROXY"] = self.module.params["go_proxy"]
-        return values
+        values = {name: self.environment.get(name, "") for name in names}
+        if program := self.module.get_bin_path("go", opt_dirs=["/usr/local/go/bin"]):
+            for output in self.ask(program, "env", "-json", *names):
+                values |= {name: value for name, value in json.loads(output).items() if value and not values[name]}
+        values["GOPROXY"] = self.module.params["go_proxy"] or values["GOPROXY"]
+        return {name: value for name, value in values.items() if value}
 
     # Proxies and certificates ------------------------------------------------------------------------------------------
 
     def proxies(self) -> dict[str, str]:
         given = self.module.params["proxies"]
         found: dict[str, str] = {}
-        for path in existing([".docker/config.json"]):
-            settings = json.loads(path.read_text() or "{}").get("proxies", {}).get("default", {})
-            found |= {re.sub("Proxy$", "_proxy", name): value for name, value in settings.items()}
         for name in PROXY_VARIABLES:
             value = self.environment.get(name) or self.environment.get(name.upper())
             if value:

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible.plugins.lookup import LookupBase
 
 DOCUMENTATION = r"""
 name: inventory_problems
-short_description: Finds placeholders, missing secrets and well-known passwords in an inventory's files
+short_description: Finds placeholders, missing secrets, well-known passwords and unknown variables in an inventory
 description:
   - Reads the inventory's files themselves, so that it can name the file of each variable. Never returns a value.
+  - Looks at the variables of all hosts of the play and at the command line's for unknown names.
 options:
   _terms: {description: Inventory files or directories., type: list, elements: path, required: true}
   placeholder: {description: What stands where a value must be filled in., type: str, required: true}
   secrets_prefix: {description: How the names of secrets begin., type: str, required: true}
   well_known: {description: Passwords that everyone knows., type: list, elements: str, default: []}
+  prefix: {description: How the names of the project's variables begin., type: str, required: true}
+  defaults:
+    description: The files that give every known variable its default. Without any, names and missing secrets are not looked at.
+    type: list
+    elements: path
+    default: []
 author: [Moodle Lakehouse]
 """
 
 EXAMPLES = r"""
 - name: Look at the inventory
   ansible.builtin.debug:
-    msg: "{{ query('inventory_problems', inventory_dir, placeholder='CHANGE_ME', secrets_prefix='vault_') }}"
+    msg: "{{ query('inventory_problems', inventory_dir, placeholder='CHANGE_ME', secrets_prefix='vault_', prefix='lakehouse_') }}"
 """
 
 RETURN = r"""
@@ -85,6 +94,7 @@ class LookupModule(LookupBase):
         problems: list[str] = []
         found: dict[tuple[str, Path | None], list[str]] = {}
         seen: set[str] = set()
+        parts: dict[str, Path] = {}
         files = {path: Path(term).name for term in terms for path in inventory_files(Path(term))}
         for path in files:
             try:
@@ -97,6 +107,8 @@ class LookupModule(LookupBase):
                 continue
             for name, value in values:
                 seen.add(name.rpartition(".")[2])
+                for part in re.split(r"[.\[]", name):
+                    parts.setdefault(part, path)
                 found.setdefault((self.kind(name, value), path), []).append(name)
         # Secrets from elsewhere, such as the command line: their effective values count.
         effective = variables or {}
@@ -112,7 +124,46 @@ class LookupModule(LookupBase):
                 remedy = remedies[kind].format(inventory=files[place] if place else "INVENTORY")
                 where = place or "not in a file of the inventory"
                 problems.append(f"Inventory: {', '.join(unique)} {verb} {what} ({where}). Remedy: {remedy}")
+        defaults: dict[str, Any] = {}
+        for file in self.get_option("defaults"):
+            defaults |= self._loader.load_from_file(str(file), cache="none")
+        if defaults:
+            problems += self.unknown(defaults, effective, parts)
+            problems += self.missing(defaults, effective, next(iter(files.values()), "INVENTORY"))
         return problems
+
+    def unknown(self, known: Iterable[str], variables: dict[str, Any], places: dict[str, Path]) -> Iterator[str]:
+        """Yield a problem for each of the project's variables, of whichever host, that there is none of."""
+        prefix = self.get_option("prefix")
+        hosts = variables.get("ansible_play_hosts_all", [])
+        names = set(variables).union(*(variables["hostvars"][host] for host in hosts)).difference(known)
+        for name in sorted(name for name in names if name.startswith(prefix)):
+            nearest = get_close_matches(name, [other for other in known if other.startswith(prefix)], n=1)
+            remedy = (
+                f"{nearest[0]} is the nearest" if nearest else f"begin the names of your own otherwise than {prefix}"
+            )
+            yield (
+                f"Inventory: {name} is no variable of this project ({places.get(name, 'not in a file of the inventory')}). "
+                f"Remedy: {remedy}; playbooks/group_vars/all/ holds them all."
+            )
+
+    def missing(self, defaults: dict[str, Any], variables: dict[str, Any], inventory: str) -> Iterator[str]:
+        """Yield a problem for the secrets that are needed, but defined nowhere."""
+        secret = re.compile(rf"\b{self.get_option('secrets_prefix')}\w+")
+        names: set[str] = set()
+        for name, default in defaults.items():
+            if secret.search(str(default)):
+                try:
+                    self._templar.template(variables[name])
+                except AnsibleUndefinedVariable:
+                    names.update(secret.findall(str(variables[name])))
+        if names := names.difference(variables):
+            listed = ", ".join(sorted(names))
+            yield (
+                f"Inventory: {listed} {'is' if len(names) == 1 else 'are'} needed, but defined nowhere. Remedy: give each an empty "
+                'value (NAME: "") in group_vars/lakehouse/vault.yml (if it is encrypted: ansible-vault edit), then '
+                f"./lakehouse secrets {inventory} fills it with a random value."
+            )
 
     def file_values(self, path: Path) -> Iterator[tuple[str, str]]:
         """Yield names and values of a file; a file that is not YAML is read as INI."""
