@@ -6,7 +6,6 @@ LAKEHOUSE_TEST_DATA  folder of the shared test data (default: ../shared/data bes
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,7 +64,7 @@ def with_source(settings: config.Config) -> Callable[..., config.Config]:
     """The configuration with some of the source's settings replaced."""
 
     def replaced(**moodle: object) -> config.Config:
-        return dataclasses.replace(settings, moodle=dataclasses.replace(settings.moodle, **moodle))
+        return settings.model_copy(update={"moodle": settings.moodle.model_copy(update=moodle)})
 
     return replaced
 

@@ -11,27 +11,21 @@ from typing import Any
 import numpy as np
 from moodle_lakehouse import config as configuration
 from moodle_lakehouse.dropout import features, learner
-from moodle_lakehouse.lake import table_names, tables, writers
+from moodle_lakehouse.lake import contracts, table_names, tables, writers
 from pyspark.sql import DataFrame, SparkSession
 from site_files import config_document
 
-SCHEMAS = {
-    table_names.DIM_COURSE: "courseid bigint, shortname string, fullname string, categoryid bigint, start_at timestamp,"
-    " end_at timestamp, visible boolean",
-    table_names.DIM_RESOURCE: "cmid bigint, courseid bigint, modname string, instance bigint, name string, section int,"
-    " added_at timestamp, due_at timestamp, visible boolean, is_deleted boolean, deleted_at timestamp",
-    table_names.FACT_EVENT: "event_id bigint, occurred_at timestamp, userid bigint, user_key string, courseid bigint,"
-    " cmid bigint, modname string, component string, eventname string, action string, target string, crud string,"
-    " edulevel int, role string",
-    table_names.FACT_ENROLMENT: "userid bigint, user_key string, courseid bigint, enrolled_at timestamp,"
-    " unenrolled_at timestamp, is_suspended boolean, completed_at timestamp",
-    table_names.FACT_GRADE: "itemid bigint, courseid bigint, cmid bigint, modname string, userid bigint, user_key string,"
-    " fraction double, weight double, submitted_at timestamp, graded_at timestamp",
-    table_names.FACT_SUBMISSION: "courseid bigint, cmid bigint, modname string, userid bigint, user_key string,"
-    " attempt int, submitted_at timestamp, due_at timestamp, status string",
-    table_names.ENROLMENT_ATTRIBUTE: "userid bigint, courseid bigint, attribute string, value double",
-    table_names.USER_ATTRIBUTE: "userid bigint, user_key string, field string, value string",
-}
+SCHEMAS = {table: contracts.ddl(table) for table in table_names.CURATED if table != table_names.DIM_USER}
+
+
+def follows_contract(spark: SparkSession, table: str) -> None:
+    """Compare a table's columns with its contract: names, types and order; a site's own columns stand at the end."""
+    found = [(f.name, f.dataType.simpleString()) for f in spark.table(table).schema.fields]
+    contract = contracts.CONTRACTS[table]
+    own = tuple(column.name for column in contract.prefixes)
+    assert [pair for pair in found if not (own and pair[0].startswith(own))] == [
+        (c.name, c.type) for c in contract.columns
+    ]
 
 
 def day(start: dt.datetime, days: float) -> dt.datetime:

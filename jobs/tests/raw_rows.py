@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from typing import Any
 
-from moodle_lakehouse.curated import job as curated_job
-from moodle_lakehouse.lake import tables
+from moodle_lakehouse.lake import contracts, tables
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
 
 
 def raw(spark: SparkSession, table: str, *rows: dict[str, Any]) -> DataFrame:
-    """A raw table with the columns curate needs, null where a row does not say."""
-    schema = curated_job.T._parse_datatype_string(curated_job.RAW_COLUMNS[table])
+    """Return a raw table with the columns that curate needs, null where a row does not say."""
+    schema = T._parse_datatype_string(contracts.RAW_COLUMNS[table])
     return tables.local_rows(spark, [tuple(row.get(name) for name in schema.names) for row in rows], schema)
 
 
 def event(number: int, name: str, time: int, **columns: Any) -> dict[str, Any]:
+    """Return a row of the log with the columns that most have."""
     other = columns.pop("other", None)
     base = {"id": number, "eventname": name, "timecreated": time, "contextlevel": 50, "anonymous": 0, "origin": "web"}
     return {**base, "other": json.dumps(other) if other is not None else None, **columns}
+
+
+def at(seconds: int) -> dt.datetime:
+    """Return the moment of seconds since 1970 as Spark gives it: UTC, without time zone."""
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).replace(tzinfo=None)
+
+
+def rows(df: DataFrame, *columns: str) -> list[tuple[Any, ...]]:
+    """Return the rows of some columns in a fixed order."""
+    return sorted((tuple(row) for row in df.select(*columns).collect()), key=str)
+
+
+def roles_of(spark: SparkSession, *given: tuple[int, int, tuple[int, int] | None, tuple[int, int] | None]) -> DataFrame:
+    """Return roles as course_roles() gives them: user, course, from when until when staff, from when until when student."""
+    span = "struct<since: bigint, until: bigint>"
+    return spark.createDataFrame(list(given), f"userid bigint, courseid bigint, staff {span}, student {span}")

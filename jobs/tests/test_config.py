@@ -18,7 +18,7 @@ def test_complete_document_is_typed(document: dict[str, Any]) -> None:
     assert settings.moodle.port == 3306
     assert settings.moodle.password() == "password"
     assert settings.analytics.profile_fields == ["gender"]
-    assert settings.analytics.enrolment_attributes == config.EnrolmentAttributes("local_x", ["credits"])
+    assert settings.analytics.enrolment_attributes == config.EnrolmentAttributes(table="local_x", columns=["credits"])
     assert settings.analytics.demographics is False
 
 
@@ -27,18 +27,21 @@ def test_complete_document_is_typed(document: dict[str, Any]) -> None:
     [
         ("moodle", "port", "3306", "moodle.port: text found where a whole number belongs"),
         ("moodle", "port", True, "moodle.port: true or false found"),
-        ("moodle", "port", 0, "moodle.port: 0 is no port"),
-        ("moodle", "prefix", "mdl`", "moodle.prefix"),
+        ("moodle", "port", 0, "moodle.port: 0; at least 1"),
+        ("moodle", "port", 65536, "moodle.port: 65536; at most 65535"),
+        ("moodle", "prefix", "mdl`", "moodle.prefix: 'mdl`'; letters, digits and _ only"),
+        ("moodle", "columns", {"user": {"idnumber": "blur"}}, "moodle.columns.user.idnumber: 'blur'; use 'keep'"),
+        ("moodle", "columns", {"user": ["idnumber"]}, "moodle.columns.user: a list found where a mapping belongs"),
         ("moodle", "max_connections", 0, "moodle.max_connections: 0; at least 1"),
-        ("moodle", "hosts", "x", "moodle.hosts: unknown key"),
-        ("privacy", "mode", "none", "privacy.mode: 'none'; use one of pseudonymise, keep"),
+        ("moodle", "hosts", "x", "moodle.hosts: unknown key; known here: columns, database, "),
+        ("privacy", "mode", "none", "privacy.mode: 'none'; use 'pseudonymise' or 'keep'"),
         ("analytics", "as_of", "yesterday", "analytics.as_of: 'yesterday'"),
         ("analytics", "label", "x", "analytics.label"),
         ("analytics", "course_code", "^(.+", "is no regular expression: missing )"),
         ("analytics", "course_code", "^.+-", "analytics.course_code: no group"),
         ("analytics", "profile_fields", "gender", "analytics.profile_fields: text found where a list belongs"),
         ("analytics", "enrolment_attributes", {"table": "x"}, "analytics.enrolment_attributes.columns: missing"),
-        ("analytics", "enrolment_attributes", {"table": "a;b", "columns": []}, "'a;b' is no name"),
+        ("analytics", "enrolment_attributes", {"table": "a;b", "columns": []}, "attributes.table: 'a;b' is no name"),
         ("spark", "cores_max", "two", "spark.cores_max"),
     ],
 )
@@ -58,13 +61,19 @@ def test_data_without_a_site_behind_them_have_no_url(document: dict[str, Any]) -
     assert config.parse(document, "jobs.yml").moodle.url is None
 
 
-def test_every_fault_is_told_at_once(document: dict[str, Any]) -> None:
+def test_every_fault_is_reported_at_once(document: dict[str, Any]) -> None:
     del document["moodle"]["host"]
     document["surplus"] = 1
+    document["analytics"]["champion"] = {"auc": 1}
     document["mlflow"] = None
     with pytest.raises(ConfigError) as caught:
         config.parse(document, "jobs.yml")
-    for expected in ("moodle.host: missing", "surplus: unknown key", "mlflow: nothing found where a mapping belongs"):
+    for expected in (
+        "moodle.host: missing",
+        "surplus: unknown key; known here: analytics, catalog, mlflow, moodle, privacy, spark",
+        "analytics.champion.auc: unknown key; known here: auc_over_baselines",
+        "mlflow: nothing found where a mapping belongs",
+    ):
         assert expected in str(caught.value)
 
 

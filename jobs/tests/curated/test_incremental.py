@@ -1,14 +1,15 @@
-"""fact_event after the log has grown: the same as if every month were made anew, and made anew where it has to be."""
+"""fact_event after the log has grown: the same as if every month were rebuilt, and rebuilt where it has to be."""
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from moodle_lakehouse.curated import incremental
-from moodle_lakehouse.curated import job as curated_job
+from moodle_lakehouse.curated import events, incremental
+from moodle_lakehouse.curated.roles import NO_END
 from moodle_lakehouse.lake import snapshots, table_names, tables, writers
 from pyspark.sql import SparkSession
 from raw_rows import event, raw
@@ -37,8 +38,8 @@ class Site:
     def __init__(self, spark: SparkSession) -> None:
         self.spark = spark
         self.users = {2: on(1, 1), 3: on(1, 1)}  # when they were created
-        self.staff: dict[int, tuple[int, int]] = {3: (on(1, 5), curated_job.NO_END)}  # from when until when
-        self.students: dict[int, tuple[int, int]] = {2: (on(1, 5), curated_job.NO_END)}
+        self.staff: dict[int, tuple[int, int]] = {3: (on(1, 5), NO_END)}  # from when until when
+        self.students: dict[int, tuple[int, int]] = {2: (on(1, 5), NO_END)}
         self.resources = {1: ("quiz", on(1, 1)), 2: ("quiz", on(1, 1))}  # kind, and when they were added
         self.rules = "these"
         for month in (1, 2, 3, 4):
@@ -79,13 +80,11 @@ class Site:
     def update(self) -> set[str]:
         """Bring fact_event up to date, and compare it with all that it should be; the months whose files stay."""
         before, joined = self.files(), self.joined()
-        events = self.spark.table(incremental.LOG)
+        rows = self.spark.table(incremental.LOG)
         snapshot = snapshots.snapshot_id(tables.load(self.spark, incremental.LOG))
         assert snapshot is not None
-        curated_job.write_events(events, snapshot, joined, rules=self.rules, summary={})
-        expected = curated_job.fact_event(
-            events, joined.users.select("userid", "user_key"), joined.resources, joined.roles
-        )
+        events.write(rows, snapshot, joined, rules=self.rules, summary={})
+        expected = events.fact_event(rows, joined.user_keys, joined.resources, joined.roles)
         found = self.spark.table(table_names.FACT_EVENT)
         assert sorted(map(str, found.collect())) == sorted(map(str, expected.collect()))
         return {month for month, files in self.files().items() if before.get(month) == files}
@@ -100,7 +99,7 @@ def test_what_is_new_leaves_the_past_as_it_is(site: Site) -> None:
     assert set(site.files()) == {"Jan", "Feb", "Mar", "Apr"}
     site.log(view(50, on(3, 2)), view(51, on(5)), view(52, on(5), 4), view(53, on(5), 2, 3))
     site.users[4] = site.users[5] = on(5, 1)
-    site.students[4], site.staff[2] = (on(5, 1), curated_job.NO_END), (on(5, 2), curated_job.NO_END)
+    site.students[4], site.staff[2] = (on(5, 1), NO_END), (on(5, 2), NO_END)
     site.resources[3] = ("page", on(5, 1))
     assert site.update() == {"Jan", "Feb"}
     site.spark.sql(
@@ -133,10 +132,29 @@ def test_what_is_new_leaves_the_past_as_it_is(site: Site) -> None:
         ),
     ],
 )
-def test_what_tells_of_the_past_makes_it_anew(
+def test_what_tells_of_the_past_rebuilds_it(
     site: Site, happens: Callable[[Site], object], why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     happens(site)
     with caplog.at_level("INFO"):
         assert site.update() == set()
-    assert f"every month is made anew, since {why}" in caplog.text
+    assert f"every month is rebuilt, since {why}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "is_usable"),
+    [
+        pytest.param({"later": 1}, True, id="a newer release's key"),
+        pytest.param({"rules": None}, False, id="an older release without an essential key"),
+        pytest.param({"before": "March"}, False, id="another meaning"),
+    ],
+)
+def test_records_of_other_releases(site: Site, change: dict[str, Any], is_usable: bool) -> None:
+    found = incremental.recorded(site.spark, table_names.FACT_EVENT)
+    assert found is not None
+    assert list(json.loads(found.summary()[incremental.PROPERTY])) == ["before", "log", "joined", "rules"]
+    record = {k: v for k, v in {**json.loads(found.model_dump_json()), **change}.items() if v is not None}
+    nothing = tables.local_rows(site.spark, [], site.spark.table(table_names.FACT_EVENT).schema)
+    writers.append(nothing, table_names.FACT_EVENT, run_id="test", summary={incremental.PROPERTY: json.dumps(record)})
+    assert incremental.recorded(site.spark, table_names.FACT_EVENT) == (found if is_usable else None)
+    assert site.update() == ({"Jan", "Feb"} if is_usable else set())

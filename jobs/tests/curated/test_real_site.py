@@ -5,7 +5,6 @@ Every expected value is asked of the source itself, in SQL.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,10 +37,10 @@ def curated(spark: SparkSession, site: Server, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("settings")
     settings = config.parse(config_document(folder), "test")
     (folder / "password").write_text(site.password)
-    moodle = dataclasses.replace(
-        settings.moodle, host=site.host, port=site.port, user=site.user, database=site.database
+    moodle = settings.moodle.model_copy(
+        update={"host": site.host, "port": site.port, "user": site.user, "database": site.database}
     )
-    settings = dataclasses.replace(settings, moodle=moodle)
+    settings = settings.model_copy(update={"moodle": moodle})
     session.use_utc()
     ingest_job.run(spark, settings)
     counts = curated_job.run(spark, settings)
@@ -62,8 +61,8 @@ def assert_made_once(spark: SparkSession, settings: config.Config) -> None:
     spark.sql("CALL lakehouse.system.rewrite_data_files(table => 'raw.course', options => map('rewrite-all', 'true'))")
     curated_job.run(spark, settings)
     assert written() == before
-    other = dataclasses.replace(settings.analytics, profile_fields=["another"])
-    curated_job.run(spark, dataclasses.replace(settings, analytics=other))
+    other = settings.analytics.model_copy(update={"profile_fields": ["another"]})
+    curated_job.run(spark, settings.model_copy(update={"analytics": other}))
     assert not set(written()) & set(before), "other settings"
 
 

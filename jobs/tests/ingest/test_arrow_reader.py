@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mariadb import Server
 from moodle_lakehouse import config
-from moodle_lakehouse.ingest import arrow_reader, sync_state, table_sync
+from moodle_lakehouse.ingest import arrow_reader, read_plan, sync_state, sync_steps
 from moodle_lakehouse.ingest import job as ingest_job
 from moodle_lakehouse.lake import files, snapshots, table_names, tables
 from pyarrow import int64, parquet, schema, string, table
@@ -27,10 +26,10 @@ WIDE = (
 @pytest.fixture
 def wide(database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch) -> config.Config:
     """A configuration whose every table with rows is read by files, text included; the source has local_wide."""
-    monkeypatch.setattr(table_sync, "RANGE_ROWS", 1)
+    monkeypatch.setattr(read_plan, "RANGE_ROWS", 1)
     fill(database, moodle, WIDE)
-    source = dataclasses.replace(moodle.moodle, extra_tables=["local_wide"], max_connections=3)
-    return dataclasses.replace(moodle, moodle=source, privacy=dataclasses.replace(moodle.privacy, mode="keep"))
+    source = moodle.moodle.model_copy(update={"extra_tables": ["local_wide"], "max_connections": 3})
+    return moodle.model_copy(update={"moodle": source, "privacy": moodle.privacy.model_copy(update={"mode": "keep"})})
 
 
 def assert_arrives(lake: SparkSession, database: Server, moodle: config.Config) -> None:
@@ -51,7 +50,7 @@ rows = st.tuples(
 )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(database=None, max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(written=st.lists(rows, max_size=40, unique_by=lambda row: row[0]), piece=st.integers(1, 5))
 def test_any_rows_arrive_in_pieces_of_any_size(
     lake: SparkSession,
@@ -61,9 +60,9 @@ def test_any_rows_arrive_in_pieces_of_any_size(
     written: list[Any],
     piece: int,
 ) -> None:
-    monkeypatch.setattr(arrow_reader, "LEAST_ROWS", 1)
-    monkeypatch.setattr(table_sync, "PIECE_ROWS", piece)
-    monkeypatch.setattr(arrow_reader, "FILE_ROWS", 7)
+    monkeypatch.setattr(arrow_reader, "MIN_PIECE_ROWS", 1)
+    monkeypatch.setattr(sync_steps, "PIECE_ROWS", piece)
+    monkeypatch.setattr(arrow_reader, "MAX_FILE_ROWS", 7)
     lake.sql(f"DROP TABLE IF EXISTS {table_names.raw('local_wide')} PURGE")
     database.query("DELETE FROM mdl_local_wide")
     insert(database, "INSERT INTO mdl_local_wide VALUES (%s, %s, %s, %s, %s, %s, %s)", written)
@@ -101,17 +100,17 @@ def test_encrypted_sources_are_left_to_jdbc(moodle: config.Config) -> None:
     plain = moodle.moodle
     assert arrow_reader.serves(plain, plan, [(1, 2)], 10**6)
     for tls in ("verify-ca", "verify-full"):
-        assert not arrow_reader.serves(dataclasses.replace(plain, tls=tls), plan, [(1, 2)], 10**6)
+        assert not arrow_reader.serves(plain.model_copy(update={"tls": tls}), plan, [(1, 2)], 10**6)
 
 
-@pytest.mark.parametrize("range_rows", [1, table_sync.RANGE_ROWS], ids=["by files", "by JDBC"])
+@pytest.mark.parametrize("range_rows", [1, read_plan.RANGE_ROWS], ids=["by files", "by JDBC"])
 def test_rows_a_second_are_limited(
     lake: SparkSession, database: Server, wide: config.Config, monkeypatch: pytest.MonkeyPatch, range_rows: int
 ) -> None:
-    monkeypatch.setattr(table_sync, "RANGE_ROWS", range_rows)
+    monkeypatch.setattr(read_plan, "RANGE_ROWS", range_rows)
     insert(database, "INSERT INTO mdl_local_wide (id) VALUES (%s)", [(i,) for i in range(4000)])
-    one = dataclasses.replace(
-        wide, moodle=dataclasses.replace(wide.moodle, max_connections=1, max_rows_per_second=1000)
+    one = wide.model_copy(
+        update={"moodle": wide.moodle.model_copy(update={"max_connections": 1, "max_rows_per_second": 1000})}
     )
     (found,) = [row for row in ingest_job.run(lake, one).tables if row.table == "local_wide"]
     assert found.inserted == 4000

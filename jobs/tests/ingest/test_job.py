@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -13,25 +12,24 @@ from mariadb import Server
 from moodle_lakehouse import config
 from moodle_lakehouse.errors import LakehouseError, SourceError
 from moodle_lakehouse.ingest import job as ingest_job
-from moodle_lakehouse.ingest import moodle_tables, mysql, table_sync
-from moodle_lakehouse.ingest.mysql import TableExtent
+from moodle_lakehouse.ingest import mysql, read_plan, sync_steps
 from moodle_lakehouse.lake import table_names, writers
 from pyspark.sql import SparkSession
 from site_files import load_dump
 from small_moodle import fill, insert, raw
 
 
-@pytest.mark.parametrize("range_rows", [table_sync.RANGE_ROWS, 1], ids=["small, by JDBC", "large, by files"])
+@pytest.mark.parametrize("range_rows", [read_plan.RANGE_ROWS, 1], ids=["small, by JDBC", "large, by files"])
 def test_types_are_exact(
     lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch, range_rows: int
 ) -> None:
-    monkeypatch.setattr(table_sync, "RANGE_ROWS", range_rows)
+    monkeypatch.setattr(read_plan, "RANGE_ROWS", range_rows)
     by_files, copy = [], writers.replace_with_files
     monkeypatch.setattr(
         writers, "replace_with_files", lambda *args, **kw: (by_files.append(args[1]), copy(*args, **kw))
     )
     text = 'Zoë\'s "quote" \\ back\nline\x00nul 🎓 end'
-    moodle = dataclasses.replace(moodle, moodle=dataclasses.replace(moodle.moodle, extra_tables=["local_types"]))
+    moodle = moodle.model_copy(update={"moodle": moodle.moodle.model_copy(update={"extra_tables": ["local_types"]})})
     fill(
         database,
         moodle,
@@ -48,7 +46,7 @@ def test_types_are_exact(
         "INSERT INTO `mdl_page` VALUES (%s, %s, %s)",
         [(1, text, b"\x00\xff"), (2, "", b""), (3, None, None)],
     )
-    kept = dataclasses.replace(moodle, privacy=dataclasses.replace(moodle.privacy, mode="keep"))
+    kept = moodle.model_copy(update={"privacy": moodle.privacy.model_copy(update={"mode": "keep"})})
     ingest_job.run(lake, kept)
     assert sorted(by_files) == ([table_names.raw("local_types"), table_names.raw("page")] if range_rows == 1 else [])
     types = raw(lake, "local_types")
@@ -116,15 +114,15 @@ def test_profile_fields_are_kept_when_configured(lake: SparkSession, database: S
     )
     ingest_job.run(lake, moodle)
     assert [row["data"] for row in raw(lake, "user_info_data")] == [None, None]
-    analytics = dataclasses.replace(moodle.analytics, profile_fields=["gender"])
-    ingest_job.run(lake, dataclasses.replace(moodle, analytics=analytics))
+    analytics = moodle.analytics.model_copy(update={"profile_fields": ["gender"]})
+    ingest_job.run(lake, moodle.model_copy(update={"analytics": analytics}))
     assert [row["data"] for row in raw(lake, "user_info_data")] == ["F", None]
 
 
 def test_large_tables_are_read_in_ranges_without_loss(
     lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table_sync, "RANGE_ROWS", 100)
+    monkeypatch.setattr(read_plan, "RANGE_ROWS", 100)
     fill(database, moodle)
     ids = [*range(1, 400), 5000, 9007199254740993]  # gaps, and more than a double can tell apart
     insert(database, "INSERT INTO mdl_logstore_standard_log (id, eventname) VALUES (%s, 'e')", [(i,) for i in ids])
@@ -132,24 +130,6 @@ def test_large_tables_are_read_in_ranges_without_loss(
     assert [row["id"] for row in raw(lake, "logstore_standard_log")] == ids
     (log,) = [t for t in result.tables if t.table == "logstore_standard_log"]
     assert (log.rows_read, log.inserted, log.note) == (401, 401, "")
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "rows", "most", "expected"),
-    [
-        (1, 10, 1000, 4, [(1, 3), (4, 6), (7, 9), (10, 10)]),
-        (5, 5, 1000, 4, [(5, 5)]),
-        (1, 10, 1000, 1, [(1, 10)]),
-        (1, 10, 100, 4, []),
-    ],
-)
-def test_ranges_cover_every_id_once(
-    monkeypatch: pytest.MonkeyPatch, low: int, high: int, rows: int, most: int, expected: list[tuple[int, int]]
-) -> None:
-    monkeypatch.setattr(table_sync, "RANGE_ROWS", 100)
-    column = moodle_tables.SourceColumn("id", "bigint", "bigint(10)")
-    plan = moodle_tables.plan(moodle_tables.load(), {"mdl_role": [column]}, prefix="mdl_", privacy="keep").tables[0]
-    assert table_sync.id_ranges(plan, TableExtent(rows, low, high), most) == expected
 
 
 def test_second_run_writes_differences_and_keeps_history(
@@ -178,7 +158,7 @@ def test_rows_that_arrive_meanwhile_wait_for_the_next_run(
     if earlier:
         ingest_job.run(lake, moodle)
     database.query("INSERT INTO mdl_course VALUES (1), (2)")
-    reading = table_sync._TableCopy._read
+    reading = sync_steps.TableSync._read
 
     def changed(self: Any, *arguments: Any) -> Any:
         if self.plan.table.name == "course":
@@ -187,7 +167,7 @@ def test_rows_that_arrive_meanwhile_wait_for_the_next_run(
         return reading(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(table_sync._TableCopy, "_read", changed)
+        patch.setattr(sync_steps.TableSync, "_read", changed)
         (course,) = [t for t in ingest_job.run(lake, moodle).tables if t.table == "course"]
     assert course.inserted == 1
     assert course.note == "changed while it was read (2 rows at the start)"
@@ -200,14 +180,14 @@ def test_source_that_returns_to_what_it_was_before_the_reading_is_read_again(
     lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(database, moodle, "INSERT INTO `{p}course` VALUES (1), (2)")
-    reading = table_sync._TableCopy._read
+    reading = sync_steps.TableSync._read
 
     def changed(self: Any, *arguments: Any) -> Any:
         database.query("DELETE FROM mdl_course WHERE id = 1")
         return reading(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(table_sync._TableCopy, "_read", changed)
+        patch.setattr(sync_steps.TableSync, "_read", changed)
         ingest_job.run(lake, moodle)
     assert [row["id"] for row in raw(lake, "course")] == [2]
     database.query("INSERT INTO mdl_course VALUES (1)")
@@ -216,7 +196,7 @@ def test_source_that_returns_to_what_it_was_before_the_reading_is_read_again(
 
 
 def test_other_prefix_and_foreign_tables(lake: SparkSession, database: Server, moodle: config.Config) -> None:
-    moodle = dataclasses.replace(moodle, moodle=dataclasses.replace(moodle.moodle, prefix="m2_"))
+    moodle = moodle.model_copy(update={"moodle": moodle.moodle.model_copy(update={"prefix": "m2_"})})
     fill(database, moodle, "CREATE TABLE `{p}config` (`id` bigint(10))", "CREATE TABLE `mdl_role` (`id` bigint(10))")
     result = ingest_job.run(lake, moodle)
     assert [t.table for t in result.tables] == ["course", "logstore_standard_log", "user"]
@@ -270,9 +250,9 @@ def test_source_that_cannot_be_used_is_told(
     message: str,
     remedy: str,
 ) -> None:
-    monkeypatch.setattr(mysql, "PAUSES", ())
+    monkeypatch.setattr(mysql, "RETRY_DELAYS", ())
     fill(database, moodle)
-    wrong = dataclasses.replace(moodle, moodle=dataclasses.replace(moodle.moodle, **change))
+    wrong = moodle.model_copy(update={"moodle": moodle.moodle.model_copy(update=change)})
     with pytest.raises(SourceError) as caught:
         ingest_job.inspect(wrong)
     assert message in str(caught.value)

@@ -11,6 +11,8 @@ from moodle_lakehouse.errors import LakehouseError
 from moodle_lakehouse.ingest import moodle_tables
 from moodle_lakehouse.ingest.moodle_tables import SourceColumn
 
+NO_COLUMNS: dict[str, list[str]] = {"subject": [], "mentioned": [], "numbers": []}
+
 # Text that is or may be about a person: none of it may be kept by default.
 PERSONAL = re.compile(
     r"(username|password|idnumber|firstname|lastname|email|phone|address|city|country|institution|department|ip|lastip"
@@ -42,22 +44,34 @@ def test_catalogue_holds_moodles_tables_and_keeps_nothing_personal() -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"strategy": "copy"}, "a: strategy 'copy'; use one of"),
-        ({"strategy": "merge"}, "a: strategy merge needs a cursor"),
-        ({"key": []}, "a: no key"),
-        ({"full_every": "daily"}, "a: full_every 'daily'; use a number of hours"),
-        ({"keys": ["id"]}, "a: unknown key keys"),
-        ({"text": {"keep": ["x"], "drop": ["x"]}}, "a: column x has two policies"),
-        ({"text": {"hide": ["x"]}}, "a: unknown policy text.hide"),
-        ({"text": {"reduce": {"x": "half"}}}, r"a: text.reduce.x: use json or profile_fields"),
-        ({"person": {"x": "drop"}}, "a: person.x: use row, clear or one column and its value"),
+        ({"strategy": "copy"}, "tables.a.strategy: 'copy'; use 'append', 'merge'"),
+        ({"strategy": "merge"}, "tables.a: strategy merge needs a cursor"),
+        ({"key": []}, "tables.a.key: List should have at least 1 item"),
+        ({"full_every": "daily"}, "tables.a.full_every: text found where a number belongs"),
+        ({"keys": ["id"]}, "tables.a.keys: unknown key"),
+        ({"text": {"keep": ["x"], "drop": ["x"]}}, "tables.a: column x has two policies"),
+        ({"text": {"hide": ["x"]}}, "tables.a.text.hide: unknown key"),
+        ({"text": {"reduce": {"x": "half"}}}, "tables.a.text.reduce.x: use json or profile_fields"),
+        ({"person": {"x": "drop"}}, "tables.a.person.x: use subject, mentioned or one column and its value"),
+        ({"person": {"x": "subject"}, "numbers": ["x"]}, "tables.a: column x has two declarations"),
     ],
 )
 def test_wrong_catalogue_is_refused(change: dict[str, Any], expected: str) -> None:
     entry = {"key": ["id"], "strategy": "snapshot", **change}
     rule = {"key": ["id"], "strategy": "snapshot"}
+    document = {"columns": NO_COLUMNS, "module_instance": rule, "extra": rule, "tables": {"a": entry}}
     with pytest.raises(LakehouseError, match=expected):
-        moodle_tables.parse({"module_instance": rule, "extra": rule, "tables": {"a": entry}})
+        moodle_tables.parse(document)
+
+
+def test_all_faults_of_a_catalogue_are_told_at_once() -> None:
+    rule = {"key": ["id"], "strategy": "snapshot"}
+    with pytest.raises(LakehouseError) as caught:
+        moodle_tables.parse(
+            {"columns": NO_COLUMNS, "extra": rule, "tables": {"a": {**rule, "key": []}, "B-": rule}, "more": 1}
+        )
+    for fault in ("tables.a.key:", "tables.B-", "module_instance: missing", "more: unknown key"):
+        assert fault in str(caught.value)
 
 
 def test_personal_columns_of_users_never_leave_the_source() -> None:
@@ -82,6 +96,14 @@ def test_inventory_decides_before_the_catalogue() -> None:
     (kept,) = planned(source, privacy="keep", columns=decided, hash_key=b"k").tables
     assert [c.name for c in kept.columns] == ["id", "username", "email", "lang"]
     assert kept.reduced == ("username",)
+
+
+def test_inventory_declares_people_and_numbers() -> None:
+    source = {"mdl_local_x": [column("id"), column("userid"), column("coach"), column("owner"), column("memberid")]}
+    decided = {"local_x": {"coach": "mentioned", "owner": "subject", "memberid": "number"}}
+    (plan,) = planned(source, extra_tables=["local_x"], columns=decided).tables
+    assert {(c.name, c.mentioned) for c in plan.person} == {("userid", False), ("coach", True), ("owner", False)}
+    assert [c.name for c in plan.columns] == ["id", "userid", "coach", "owner", "memberid"]
 
 
 def test_unknown_numbers_are_carried_and_unknown_text_is_dropped_and_told() -> None:
@@ -192,4 +214,4 @@ def test_cursor_needs_a_key_that_the_source_guarantees() -> None:
 
 def test_catalogue_file_is_plain_data() -> None:
     text = (moodle_tables.importlib.resources.files("moodle_lakehouse.ingest") / "moodle_tables.yml").read_text()
-    assert set(yaml.safe_load(text)) == {"module_instance", "extra", "tables"}
+    assert set(yaml.safe_load(text)) == {"columns", "module_instance", "extra", "tables"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import hmac
 import os
@@ -20,7 +19,7 @@ from mariadb import Server
 from moodle_lakehouse import config
 from moodle_lakehouse.errors import ConfigError, SourceError
 from moodle_lakehouse.ingest import job as ingest_job
-from moodle_lakehouse.ingest import mysql, table_sync
+from moodle_lakehouse.ingest import mysql, sync_steps
 from pyspark.sql import SparkSession
 from small_moodle import fill, insert, raw
 
@@ -49,7 +48,7 @@ def user(database: Server, name: str, rule: str) -> Iterator[None]:
 
 
 def changed(moodle: config.Config, **settings: Any) -> config.Config:
-    return dataclasses.replace(moodle, moodle=dataclasses.replace(moodle.moodle, **settings))
+    return moodle.model_copy(update={"moodle": moodle.moodle.model_copy(update=settings)})
 
 
 def test_verified_tls_reads_as_a_user_who_may_not_do_without(
@@ -101,10 +100,10 @@ def test_moment_without_a_free_connection_is_waited_for(
     fill(database, moodle)
     with user(database, "lonely", "WITH MAX_USER_CONNECTIONS 1"):
         lonely = changed(moodle, user="lonely")
-        monkeypatch.setattr(mysql, "PAUSES", (0, 0))
+        monkeypatch.setattr(mysql, "RETRY_DELAYS", (0, 0))
         with mysql.connect(lonely.moodle), pytest.raises(SourceError, match="max_user_connections"):
             ingest_job.inspect(lonely)
-        monkeypatch.setattr(mysql, "PAUSES", (0, 2))
+        monkeypatch.setattr(mysql, "RETRY_DELAYS", (0, 2))
         with contextlib.ExitStack() as held:
             held.enter_context(mysql.connect(lonely.moodle))
             threading.Timer(1, held.close).start()
@@ -116,8 +115,8 @@ def test_connection_that_breaks_while_a_table_is_read_costs_another_reading(
 ) -> None:
     fill(database, moodle)
     insert(database, "INSERT INTO mdl_course VALUES (%s)", [(1,), (2,)])
-    monkeypatch.setattr(mysql, "PAUSES", (0,))
-    read, cut = table_sync._TableCopy._read, []
+    monkeypatch.setattr(mysql, "RETRY_DELAYS", (0,))
+    read, cut = sync_steps.TableSync._read, []
 
     def waits_and_breaks(self: Any, *arguments: Any) -> Any:
         df = read(self, *arguments)
@@ -146,7 +145,7 @@ def test_connection_that_breaks_while_a_table_is_read_costs_another_reading(
         held.wait()
         return df
 
-    monkeypatch.setattr(table_sync._TableCopy, "_read", waits_and_breaks)
+    monkeypatch.setattr(sync_steps.TableSync, "_read", waits_and_breaks)
     ingest_job.run(lake, moodle)
     assert len(cut) == 1
     assert [row["id"] for row in raw(lake, "course")] == [1, 2]
@@ -187,7 +186,7 @@ def test_answer_that_ends_in_the_middle_costs_another_reading(
 ) -> None:
     fill(database, moodle, "ALTER TABLE `{p}course` ADD `fullname` text")
     insert(database, "INSERT INTO mdl_course VALUES (%s, %s)", [(i, "x" * 1000) for i in range(2000)])
-    monkeypatch.setattr(mysql, "PAUSES", (0,))
+    monkeypatch.setattr(mysql, "RETRY_DELAYS", (0,))
     with cut_off_once(database, after=1_000_000) as (port, cut):
         ingest_job.run(lake, changed(moodle, host="127.0.0.1", port=port))
     assert len(cut) == 1

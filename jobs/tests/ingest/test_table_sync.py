@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mariadb import Server
 from moodle_lakehouse import config
 from moodle_lakehouse.errors import LakehouseError
-from moodle_lakehouse.ingest import arrow_reader, mysql, sync_state, table_sync
+from moodle_lakehouse.ingest import arrow_reader, mysql, read_plan, sync_state, sync_steps, table_sync
 from moodle_lakehouse.ingest import job as ingest_job
 from moodle_lakehouse.lake import table_names, tables, writers
 from pyspark.sql import SparkSession
@@ -29,11 +29,11 @@ GRADES = (
 )
 
 
-def run(lake: SparkSession, moodle: config.Config) -> dict[str, table_sync.TableResult]:
+def run(lake: SparkSession, moodle: config.Config) -> dict[str, sync_steps.TableResult]:
     return {row.table: row for row in ingest_job.run(lake, moodle).tables}
 
 
-def numbers(result: table_sync.TableResult) -> tuple[int, int, int, int]:
+def numbers(result: sync_steps.TableResult) -> tuple[int, int, int, int]:
     return result.rows_read, result.inserted, result.updated, result.deleted
 
 
@@ -48,13 +48,13 @@ def log_rows(database: Server, ids: Any) -> None:
 
 
 def with_privacy(moodle: config.Config, mode: str) -> config.Config:
-    return dataclasses.replace(moodle, privacy=dataclasses.replace(moodle.privacy, mode=mode))
+    return moodle.model_copy(update={"privacy": moodle.privacy.model_copy(update={"mode": mode})})
 
 
 def test_append_finds_late_ids_and_keeps_what_the_source_purged(
     lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table_sync, "OVERLAP_IDS", 10)
+    monkeypatch.setattr(read_plan, "OVERLAP_IDS", 10)
     fill(database, moodle)
     log_rows(database, [i for i in range(1, 101) if i != 95])
     assert run(lake, moodle)["logstore_standard_log"].watermark == 100
@@ -74,8 +74,8 @@ def test_append_finds_late_ids_and_keeps_what_the_source_purged(
 def test_append_adds_what_is_above_the_watermark(
     lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch, least_rows: int
 ) -> None:
-    monkeypatch.setattr(arrow_reader, "LEAST_ROWS", least_rows)
-    monkeypatch.setattr(table_sync, "OVERLAP_IDS", 10)
+    monkeypatch.setattr(arrow_reader, "MIN_PIECE_ROWS", least_rows)
+    monkeypatch.setattr(read_plan, "OVERLAP_IDS", 10)
     fill(database, moodle)
     log_rows(database, range(1, 101))
     run(lake, moodle)
@@ -97,7 +97,7 @@ def test_append_adds_what_is_above_the_watermark(
 def test_log_of_another_past_with_the_same_ids_is_read_whole(
     lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table_sync, "OVERLAP_IDS", 10)
+    monkeypatch.setattr(read_plan, "OVERLAP_IDS", 10)
     fill(database, moodle)
     log_rows(database, range(1, 101))
     run(lake, moodle)
@@ -115,7 +115,7 @@ def test_log_of_another_past_with_the_same_ids_is_read_whole(
 def test_log_of_another_past_is_refused(
     lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table_sync, "OVERLAP_IDS", 10)
+    monkeypatch.setattr(read_plan, "OVERLAP_IDS", 10)
     fill(database, moodle)
     log_rows(database, range(1, 101))
     run(lake, moodle)
@@ -131,7 +131,7 @@ def test_log_of_another_past_is_refused(
 def test_merge_reads_what_the_cursor_shows_and_everything_when_numbers_disagree(
     lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table_sync, "OVERLAP_SECONDS", 10)
+    monkeypatch.setattr(read_plan, "OVERLAP_SECONDS", 10)
     fill(database, moodle, GRADES)
     insert(database, "INSERT INTO mdl_quiz_grades VALUES (%s, %s, %s)", [(i, i, 1000 + i) for i in range(1, 101)])
     assert run(lake, moodle)["quiz_grades"].watermark == 1100
@@ -147,13 +147,13 @@ def test_merge_reads_what_the_cursor_shows_and_everything_when_numbers_disagree(
     # a change that nothing shows waits for the comparison of everything
     database.query("UPDATE mdl_quiz_grades SET grade = 99 WHERE id = 9")
     assert not run(lake, moodle)["quiz_grades"].changed
-    clock = table_sync.time.time
-    monkeypatch.setattr(table_sync.time, "time", lambda: clock() + 21 * 3600)
+    clock = sync_steps.time.time
+    monkeypatch.setattr(sync_steps.time, "time", lambda: clock() + 21 * 3600)
     assert numbers(run(lake, moodle)["quiz_grades"]) == (100, 0, 1, 0)
     assert_equal(lake, database, moodle)
     # and costs no commit when there is nothing
     made = snapshots(lake, "quiz_grades")
-    monkeypatch.setattr(table_sync.time, "time", lambda: clock() + 42 * 3600)
+    monkeypatch.setattr(sync_steps.time, "time", lambda: clock() + 42 * 3600)
     assert numbers(run(lake, moodle)["quiz_grades"]) == (0, 0, 0, 0)
     assert snapshots(lake, "quiz_grades") == made
 
@@ -217,7 +217,7 @@ def test_run_with_nothing_new_reads_and_writes_nothing(
     lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keyless = "CREATE TABLE `{p}local_plain` (`a` bigint(10), `b` double)"
-    moodle = dataclasses.replace(moodle, moodle=dataclasses.replace(moodle.moodle, extra_tables=["local_plain"]))
+    moodle = moodle.model_copy(update={"moodle": moodle.moodle.model_copy(update={"extra_tables": ["local_plain"]})})
     fill(database, moodle, COURSE, GRADES, keyless, "INSERT INTO `{p}local_plain` VALUES (1, 0.1), (1, 0.1)")
     insert(database, "INSERT INTO mdl_course VALUES (%s, 'c', 1, 'x')", [(1,), (2,)])
     insert(database, "INSERT INTO mdl_quiz_grades VALUES (%s, 1.5, 7)", [(1,), (2,)])
@@ -226,7 +226,7 @@ def test_run_with_nothing_new_reads_and_writes_nothing(
     before = {name: snapshots(lake, name) for name in plans(moodle)}
     assert {len(ids) for ids in before.values()} == {1}
     with monkeypatch.context() as patch:
-        patch.delattr(table_sync._TableCopy, "_read")
+        patch.delattr(sync_steps.TableSync, "_read")
         results = run(lake, moodle)
     assert not any(row.changed or row.rows_read for row in results.values())
     assert {name: snapshots(lake, name) for name in plans(moodle)} == before
@@ -277,7 +277,7 @@ def test_incompatible_column_stops_its_table_alone(lake: SparkSession, database:
         ingest_job.run(lake, moodle)
     assert "1 of 3 tables" in str(caught.value)
     assert "visible was int and is decimal(10,5)" in str(caught.value)
-    assert "drop it; the next run reads it anew" in str(caught.value)
+    assert "drop it; the next run reads it again" in str(caught.value)
     assert raw(lake, "user") == [{"id": 7}]
     assert raw(lake, "course") == [{"id": 1, "fullname": "a", "visible": 1}]
     lake.sql(f"DROP TABLE {table_names.raw('course')} PURGE")
@@ -298,7 +298,11 @@ def test_changed_privacy_reads_anew_and_purged_log_rows_lose_what_is_no_longer_a
     assert raw(lake, "course")[0]["idnumber"] == "secret"
     database.query("DELETE FROM mdl_logstore_standard_log WHERE id = 1")
     results = run(lake, moodle)
-    assert results["course"].note == results["logstore_standard_log"].note == "the privacy policy changed: read anew"
+    assert (
+        results["course"].note
+        == results["logstore_standard_log"].note
+        == "the privacy policy changed: all rows were read again"
+    )
     assert_equal(lake, database, moodle, "course")
     assert "idnumber" not in lake.table(table_names.raw("course")).columns
     log = raw(lake, "logstore_standard_log")
@@ -327,8 +331,8 @@ def test_run_that_dies_between_reading_and_committing_is_made_up_for(
             patch.setattr(writers, "merge", dies)
             patch.setattr(writers, "_with_summary", dies)  # when the files are written
         else:  # the rows are read and compared
-            patch.setattr(table_sync._TableCopy, "_after", dies)
-            patch.setattr(table_sync._TableCopy, "_add_rows", dies)
+            patch.setattr(sync_steps.TableSync, "_probe_again", dies)
+            patch.setattr(table_sync.AppendSync, "_append_rows", dies)
         with pytest.raises(KeyboardInterrupt):
             ingest_job.run(lake, moodle)
     assert {name: snapshots(lake, name) for name in plans(moodle)} == before
@@ -394,7 +398,7 @@ def test_run_that_another_one_overtakes_doubles_nothing(
         assert ingest_job._copy_all(lake, moodle, ingest_job.inspect(moodle))[1] == []
 
     log_rows(database, [1, 2, 3])
-    real, begun = table_sync._TableCopy._after, []
+    real, begun = sync_steps.TableSync._probe_again, []
 
     def overtaken(self: Any, *arguments: Any) -> Any:
         if not begun:
@@ -403,7 +407,7 @@ def test_run_that_another_one_overtakes_doubles_nothing(
         return real(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(table_sync._TableCopy, "_after", overtaken)
+        patch.setattr(sync_steps.TableSync, "_probe_again", overtaken)
         with pytest.raises(LakehouseError, match="Another run wrote this table meanwhile"):
             ingest_job.run(lake, moodle)
     assert_equal(lake, database, moodle)
@@ -487,7 +491,7 @@ batches = st.lists(
 )
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(database=None, max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=batches)
 def test_any_sequence_of_changes_arrives(
     lake: SparkSession, database: Server, moodle: config.Config, batches: list[Any]

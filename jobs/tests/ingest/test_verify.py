@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from functools import reduce
@@ -41,10 +40,11 @@ def log_rows(database: Server, ids: Sequence[int]) -> None:
 
 
 def with_extra(moodle: config.Config, *names: str) -> config.Config:
-    return dataclasses.replace(
-        moodle,
-        moodle=dataclasses.replace(moodle.moodle, extra_tables=list(names)),
-        privacy=dataclasses.replace(moodle.privacy, mode="keep"),
+    return moodle.model_copy(
+        update={
+            "moodle": moodle.moodle.model_copy(update={"extra_tables": list(names)}),
+            "privacy": moodle.privacy.model_copy(update={"mode": "keep"}),
+        }
     )
 
 
@@ -111,7 +111,7 @@ def database_rows(database: Server) -> None:
 def test_differences_are_named_and_what_arrived_or_was_purged_is_none(
     lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "RANGE_IDS", 10)
+    monkeypatch.setattr(verify, "MIN_RANGE_IDS", 10)
     moodle = with_extra(moodle, "local_plain")
     fill(database, moodle, COURSE, PLAIN, "INSERT INTO `{p}local_plain` VALUES (1, 1), (1, 1), (2, NULL)")
     insert(database, "INSERT INTO mdl_course VALUES (%s, 'c', 1)", [(i,) for i in range(1, 51)])
@@ -163,8 +163,8 @@ def test_differences_are_named_and_what_arrived_or_was_purged_is_none(
     assert told["user"].equal
 
     # too many rows to name each
-    monkeypatch.setattr(verify, "ROWS_NAMED", 1)
-    monkeypatch.setattr(verify, "NARROWER", 2)
+    monkeypatch.setattr(verify, "MAX_ROWS_NAMED", 1)
+    monkeypatch.setattr(verify, "SPLITS", 2)
     ranges = check(lake, moodle, "logstore_standard_log")["logstore_standard_log"].differences
     assert ranges == (Difference(106, 110, 5, 4, missing=1), Difference(196, 200, 5, 4, missing=1))
 
@@ -214,8 +214,8 @@ def test_row_changed_since_the_last_ingest_differs_until_the_next(
 def test_connections_stay_within_the_limit(
     lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "RANGE_IDS", 10)
-    moodle = dataclasses.replace(moodle, moodle=dataclasses.replace(moodle.moodle, max_connections=1))
+    monkeypatch.setattr(verify, "MIN_RANGE_IDS", 10)
+    moodle = moodle.model_copy(update={"moodle": moodle.moodle.model_copy(update={"max_connections": 1})})
     fill(database, moodle)
     log_rows(database, range(1, 101))
     ingest_job.run(lake, moodle)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from moodle_lakehouse import config
 from moodle_lakehouse.cli import main
 from moodle_lakehouse.errors import ConfigError, LakehouseError
 from moodle_lakehouse.ingest import job as ingest_job
-from moodle_lakehouse.ingest import sync_state, table_sync
+from moodle_lakehouse.ingest import sync_state, sync_steps
 from moodle_lakehouse.lake import maintenance, session, table_names, tables, writers
 from pyspark.sql import SparkSession
 from small_moodle import fill, insert, plans, raw, snapshots
@@ -112,7 +111,7 @@ def test_maintenance_of_what_is_old_keeps_rows_mark_tags_and_branches(
     assert sync_state.read(tables.load(lake, log)) == mark
     # the next ingest finds its mark and reads nothing; the next maintain has nothing to do
     with monkeypatch.context() as patch:
-        patch.delattr(table_sync._TableCopy, "_read")
+        patch.delattr(sync_steps.TableSync, "_read")
         assert not any(one.changed or one.rows_read for one in ingest_job.run(lake, moodle).tables)
     assert snapshots(lake, LOG) == left
     assert not run(lake, f"raw.{LOG}")[f"raw.{LOG}"].changed
@@ -154,10 +153,10 @@ def test_a_table_that_is_read_anew_is_partitioned_as_before(
         "INSERT INTO `{p}course` (id) VALUES (1), (2)",
     )
     log_rows(database, [1, 2])
-    ingest_job.run(lake, dataclasses.replace(moodle, privacy=dataclasses.replace(moodle.privacy, mode="keep")))
+    ingest_job.run(lake, moodle.model_copy(update={"privacy": moodle.privacy.model_copy(update={"mode": "keep"})}))
     lake.sql(f"ALTER TABLE {table_names.raw(table)} ADD PARTITION FIELD truncate(id, 2)")
     read_anew = {one.table: one.note for one in ingest_job.run(lake, moodle).tables}
-    assert read_anew[table] == "the privacy policy changed: read anew"
+    assert read_anew[table] == "the privacy policy changed: all rows were read again"
     database.query(f"INSERT INTO mdl_{table} SET id = 5{', eventname = 1' if table == LOG else ''}")
     ingest_job.run(lake, moodle)
     files = lake.sql(
@@ -181,7 +180,7 @@ def test_ingest_accepts_files_that_were_joined_meanwhile(
 ) -> None:
     two_files(lake, database, moodle)
     database.query("UPDATE mdl_course SET fullname = 'c' WHERE id = 1")
-    real, joined = table_sync._TableCopy._after, []
+    real, joined = sync_steps.TableSync._probe_again, []
 
     def meanwhile(self: Any, *arguments: Any) -> Any:
         if self.plan.table.name == "course" and not joined:
@@ -189,7 +188,7 @@ def test_ingest_accepts_files_that_were_joined_meanwhile(
         return real(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(table_sync._TableCopy, "_after", meanwhile)
+        patch.setattr(sync_steps.TableSync, "_probe_again", meanwhile)
         results = {one.table: one for one in ingest_job.run(lake, moodle).tables}
     assert (joined[0].rewritten, joined[0].written) == (2, 1)
     assert (len(joined), results["course"].updated) == (1, 1)
@@ -303,7 +302,8 @@ def test_policies_are_checked() -> None:
     namespaces["raw"]["orphan_days"] = 0
     del namespaces["marts"]["manifests"]
     with pytest.raises(LakehouseError) as caught:
-        maintenance.parse({"namespaces": namespaces, "tables": {"rav.x": {"keep": 1}}})
-    for fault in ("raw: orphan_days is 0; use a number, at least 1", "marts: manifests is missing", "ops: missing",
-                  "rav.x: no namespace of the lake", "rav.x: keep is unknown"):  # fmt: skip
+        maintenance.parse({"namespaces": namespaces, "tables": {"rav.x": {}, "raw.course": {"keep": 1}}})
+    for fault in ("raw.orphan_days: 0; at least 1", "marts.manifests: missing", "ops: missing",
+                  "raw.course.keep: unknown key",
+                  "rav.x: no namespace of the lake"):  # fmt: skip
         assert fault in str(caught.value)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,12 @@ import yaml
 from mariadb import Server
 from moodle_demo import schema
 from moodle_lakehouse import config
-from moodle_lakehouse.cli import main
-from moodle_lakehouse.curated import job as curated_job
-from moodle_lakehouse.curated import quality
+from moodle_lakehouse.cli import main, render
+from moodle_lakehouse.curated import users
 from moodle_lakehouse.errors import LakehouseError
 from moodle_lakehouse.ingest import job as ingest_job
-from moodle_lakehouse.ingest import moodle_tables, suppression_list, table_sync, verify
-from moodle_lakehouse.lake import session, table_names, tables, writers
+from moodle_lakehouse.ingest import moodle_tables, read_plan, suppression_list, verify
+from moodle_lakehouse.lake import contracts, session, table_names, tables, writers
 from moodle_lakehouse.privacy import erasure, file_scan
 from pyarrow import compute, parquet, types
 from pyspark.sql import SparkSession
@@ -61,7 +59,7 @@ def site(lake: SparkSession, database: Server, moodle: config.Config) -> config.
         {"userid": OTHER, "contextlevel": 70, "contextinstanceid": 5},
         {"userid": 0, "objecttable": "user", "objectid": VICTIM},
         {"userid": 0, "objecttable": "course", "objectid": 5},
-        {"userid": VICTIM, "id": 2 * table_sync.OVERLAP_IDS},  # then nobody else is where the next run looks
+        {"userid": VICTIM, "id": 2 * read_plan.OVERLAP_IDS},  # then nobody else is where the next run looks
     )
     put(
         database,
@@ -85,23 +83,25 @@ def site(lake: SparkSession, database: Server, moodle: config.Config) -> config.
         {"id": 2, "userid": OTHER, "authorid": VICTIM, "usermodified": VICTIM},
     )
     columns = {"local_notes": {"userid": "hash"}}
-    return dataclasses.replace(
-        moodle, moodle=dataclasses.replace(moodle.moodle, extra_tables=["local_notes"], columns=columns)
+    return moodle.model_copy(
+        update={"moodle": moodle.moodle.model_copy(update={"extra_tables": ["local_notes"], "columns": columns})}
     )
 
 
 def derived(lake: SparkSession, site: config.Config) -> None:
     """Tables as the later jobs leave them."""
     key = site.privacy.key()
-    rows = [
-        (i, curated_job.pseudonym_of(key, i), ["x", f"as {curated_job.pseudonym_of(key, i)}"]) for i in (VICTIM, OTHER)
-    ]
+    rows = [(i, users.pseudonym_of(key, i), ["x", f"as {users.pseudonym_of(key, i)}"]) for i in (VICTIM, OTHER)]
     df = lake.createDataFrame(rows, "userid bigint, user_key string, peers array<string>")
     writers.replace(df.drop("peers"), table_names.DIM_USER, run_id="a")
     writers.replace(df.drop("userid", "peers"), table_names.STUDENT_RISK, run_id="a")
     examples = [f"userid {VICTIM}, courseid 1", f"userid {VICTIM}0, courseid {VICTIM}", None]
     found = [("a", dt.datetime.now(dt.UTC), "curated.x", "y", False, 2, 1, example) for example in examples]
-    writers.append(lake.createDataFrame(found, quality.SCHEMA).coalesce(1), table_names.DATA_QUALITY, run_id="a")
+    writers.append(
+        lake.createDataFrame(found, contracts.schema(table_names.DATA_QUALITY)).coalesce(1),
+        table_names.DATA_QUALITY,
+        run_id="a",
+    )
 
 
 def files(spark: SparkSession) -> Iterator[Path]:
@@ -245,28 +245,53 @@ def test_key_of_the_erased_must_be_the_same(lake: SparkSession, site: config.Con
         ingest_job.run(lake, site)
 
 
-def test_every_column_of_moodle_that_names_a_user_has_a_rule(test_data: Path) -> None:
+def test_every_whole_number_of_moodle_is_declared(test_data: Path) -> None:
     known = moodle_tables.load().tables
     for name, table in schema.tables().items():
         if name not in known:
             continue
-        numbers = {c.name for c in table.columns if not c.is_text}
-        named = {rule.name for rule in known[name].person}
-        assert {c for c in numbers if moodle_tables.names_person(c)} <= named, name
-        assert named <= numbers, name
-        assert {rule.only[0] for rule in known[name].person if rule.only} <= {c.name for c in table.columns}, name
+        numbers = {c.name for c in table.columns if not c.is_text and not c.type.startswith(("decimal", "double"))}
+        people = {rule.name for rule in known[name].person}
+        assert numbers <= people | known[name].numbers, name
+        assert not people & known[name].numbers, name
+        conditions = {rule.when[0] for rule in known[name].person if rule.when}
+        assert conditions <= {c.name for c in table.columns}, name
 
 
-@pytest.mark.parametrize(
-    ("column", "is_person"),
-    [
-        ("userid", True), ("relateduserid", True), ("usermodified", True), ("modifierid", True), ("grader", True),
-        ("overrideby", True), ("useridfrom", True), ("user_id", True), ("authorid", True), ("createdby", True), ("gradeoverby", True), ("sortby", False),
-        ("courseid", False), ("marker", False), ("maxusers", False), ("hidegrader", False), ("timemodified", False), ("contextid", False),
-    ],
-)  # fmt: skip
-def test_names_of_users_are_known(column: str, is_person: bool) -> None:
-    assert moodle_tables.names_person(column) == is_person
+@pytest.mark.parametrize("column", ["tutorid", "mentorid", "participantid", "memberid", "postedby", "uploadedby"])
+def test_people_of_plugins_are_declared_by_exact_names(column: str) -> None:
+    assert (
+        moodle_tables.load().table("local_x", {}).person.count(moodle_tables.PersonColumn(column, mentioned=True)) == 1
+    )
+
+
+def test_undeclared_numbers_are_reported_and_stay(
+    lake: SparkSession, with_source: Callable[..., config.Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        (1, OTHER, VICTIM, VICTIM, VICTIM, 5.0, VICTIM),
+        (2, OTHER, VICTIM, 7, VICTIM, 5.0, 7),
+        (3, VICTIM, 7, 7, 7, 5.0, 7),
+    ]
+    names = "id bigint, userid bigint, tutorid bigint, maxperuser int, suspenduser int, x double, attemptsperuser decimal(20,0)"
+    writers.replace(lake.createDataFrame(rows, "id int, userid int, tutorid int, maxperuser int, suspenduser int, x double, attemptsperuser int")
+                    .selectExpr(*[f"cast({c.split()[0]} as {c.split()[1]})" for c in names.split(", ")]),
+                    table_names.raw("local_x"), run_id="a")  # fmt: skip
+    columns = {"local_x": {"suspenduser": "number"}}
+    site = with_source(columns=columns, extra_tables=["local_x"])
+    result = erasure.look(lake, site, [VICTIM])
+    assert [(one.table, one.column, one.rows) for one in result.possible] == [
+        (table_names.raw("local_x"), "maxperuser", 1), (table_names.raw("local_x"), "attemptsperuser", 1),
+    ]  # fmt: skip
+    render.erasure(result)
+    assert "Possibly a person: raw.local_x.maxperuser equals an id in 1 rows" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert result.before.by_table()[table_names.raw("local_x")]["by"] == ["tutorid", "userid"]
+    declared = with_source(columns={"local_x": {"suspenduser": "mentioned", "maxperuser": "subject"}})
+    assert [one.column for one in erasure.look(lake, declared, [VICTIM]).possible] == ["attemptsperuser"]
+    by = erasure.look(lake, declared, [VICTIM]).before.by_table()[table_names.raw("local_x")]["by"]
+    assert by == ["maxperuser", "suspenduser", "tutorid", "userid"]
 
 
 @pytest.mark.parametrize("ids", [["1"], ["0"], ["-5"], ["anna"], []])
@@ -298,4 +323,4 @@ def test_verb_searches_and_erases_only_when_told(
     assert "0 name them" in out
     assert str(VICTIM) not in out
     assert [row["id"] for row in lake.table(table_names.raw("user")).collect()] == [OTHER]
-    assert file_scan.scan(lake, erasure.people(site, [VICTIM]), erasure.rules(lake)).traces == ()
+    assert file_scan.scan(lake, erasure.people(site, [VICTIM]), erasure.rules(lake, site)).traces == ()

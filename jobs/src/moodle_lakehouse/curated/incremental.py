@@ -1,19 +1,18 @@
-"""Whether fact_event needs no more than its newest months made anew: all before them would come out as it is.
+"""Decide whether fact_event needs only its newest months rebuilt: all before them would come out equal.
 
-It would when the log has only grown, by younger rows, and the users, roles and resources that its rows are joined with
-say the same of the time before. Where that is not known, every month is made anew.
+They would when the log has only grown, by younger rows, and the users, roles and resources that its rows are joined with
+say the same of the time before. Where that is not known, every month is rebuilt.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -23,13 +22,14 @@ PROPERTY = "lakehouse.past"
 LOG = table_names.raw("logstore_standard_log")
 
 
-@dataclass(frozen=True)
-class Past:
-    """What fact_event's rows from before a moment were made of: noted with its snapshots.
+class Past(BaseModel):
+    """What fact_event's rows from before a moment were made of: recorded with its snapshots.
 
     before: the moment, the start of a month in seconds since 1970; log: the snapshot of the raw log; joined: see Joined;
-    rules: a stamp of the code and the settings.
+    rules: a stamp of the code and the settings. Keys of another release are ignored.
     """
+
+    model_config = ConfigDict(frozen=True)
 
     before: int
     log: int
@@ -37,8 +37,8 @@ class Past:
     rules: str
 
     def summary(self) -> dict[str, str]:
-        """What a write of fact_event puts into its snapshot."""
-        return {PROPERTY: json.dumps(dataclasses.asdict(self), separators=(",", ":"))}
+        """Return what a write of fact_event records in its snapshot."""
+        return {PROPERTY: self.model_dump_json()}
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,13 @@ class Joined:
     roles: DataFrame
     resources: DataFrame
 
+    @property
+    def user_keys(self) -> DataFrame:
+        """The users' pseudonyms: userid, user_key."""
+        return self.users.select("userid", "user_key")
+
     def past(self, before: int) -> str:
-        """A number that stands for all that they say of the time before a moment (seconds since 1970)."""
+        """Return a number that stands for all that they say of the time before a moment (seconds since 1970)."""
 
         def known(since: str) -> Column:
             return F.coalesce(F.col(since) < F.timestamp_seconds(F.lit(before)), F.lit(True))
@@ -65,20 +70,23 @@ class Joined:
             spans.where("staff is not null or student is not null").select(F.xxhash64(*spans.columns)),
             self.resources.where(known("added_at")).select(F.xxhash64("cmid", "modname")),
         ]
-        each = reduce(DataFrame.union, parts).toDF("one")
-        row = each.agg(F.count("one"), F.sum(F.col("one").cast("decimal(38,0)"))).first()
+        hashes = reduce(DataFrame.union, parts).toDF("hash")
+        row = hashes.agg(F.count("hash"), F.sum(F.col("hash").cast("decimal(38,0)"))).first()
         assert row is not None
         return f"{row[0]}:{row[1]}"
 
 
-def noted(spark: SparkSession, table: str) -> Past | None:
-    """What the table's newest rows say that they were made of; None where they say nothing, or there are none."""
-    text: str | None = snapshots.notes(tables.load(spark, table)).get(PROPERTY)
-    return None if text is None else Past(**json.loads(text))
+def recorded(spark: SparkSession, table: str) -> Past | None:
+    """Return what the table's newest rows were made of; None where nothing that this release can use is recorded."""
+    text = snapshots.records(tables.load(spark, table)).get(PROPERTY)
+    try:
+        return None if text is None else Past.model_validate_json(text)
+    except ValidationError:
+        return None
 
 
-def present(log: DataFrame, snapshot: int, joined: Joined, rules: str) -> Past | None:
-    """What is to be noted of the log as it is now; its newest month and the one before are not the past. None: no rows."""
+def current(log: DataFrame, snapshot: int, joined: Joined, rules: str) -> Past | None:
+    """Return what to record of the current log, whose newest two months are not the past; None when it has no rows."""
     row = log.agg(F.max("timecreated")).first()
     assert row is not None
     if row[0] is None:
@@ -86,16 +94,16 @@ def present(log: DataFrame, snapshot: int, joined: Joined, rules: str) -> Past |
     newest = dt.datetime.fromtimestamp(min(row[0], dt.datetime.now(dt.UTC).timestamp()), dt.UTC)
     last_month = newest.replace(day=1, hour=0, minute=0, second=0, microsecond=0) - dt.timedelta(days=1)
     before = int(last_month.replace(day=1).timestamp())
-    return Past(before, snapshot, joined.past(before), rules)
+    return Past(before=before, log=snapshot, joined=joined.past(before), rules=rules)
 
 
-def why_anew(spark: SparkSession, past: Past | None, now: Past | None, joined: Joined) -> str | None:
-    """Why rows made now of the time before would not be those that were made then; None: they would be.
+def why_rebuild(spark: SparkSession, past: Past | None, now: Past | None, joined: Joined) -> str | None:
+    """Return why the rows of the time before would come out other than they are; None: they would not.
 
-    past: what is noted; now: what is to be noted (present).
+    past: what is recorded; now: what is to be recorded (see current).
     """
     if past is None:
-        return "nothing is noted of how it was made"
+        return "nothing usable is recorded of how it was made"
     if now is None:
         return "the log has no rows"
     if past.rules != now.rules:
@@ -107,7 +115,7 @@ def why_anew(spark: SparkSession, past: Past | None, now: Past | None, joined: J
 
 
 def _why_not_grown(spark: SparkSession, past: Past) -> str | None:
-    """What happened to the log since then but that rows of a later time came to it. No job runs for it."""
+    """Return what happened to the log since then besides the arrival of younger rows. No job runs for it."""
     loaded = tables.load(spark, LOG)
     for snapshot in snapshots.ancestors(loaded):
         if int(snapshot.snapshotId()) == past.log:
@@ -122,12 +130,12 @@ def _why_not_grown(spark: SparkSession, past: Past) -> str | None:
 
 
 def day(seconds: int) -> dt.date:
-    """The day (UTC) of a moment in seconds since 1970."""
+    """Return the day (UTC) of a moment in seconds since 1970."""
     return dt.datetime.fromtimestamp(seconds, dt.UTC).date()
 
 
 def _oldest(spark: SparkSession, loaded: Any, file: Any) -> int:
-    """The least timecreated in a file, by what its table knows of it; 0 where it knows nothing."""
+    """Return the least timecreated in a file, by the table's metadata; 0 where they do not say."""
     field = loaded.schema().findField("timecreated")
     bounds: Mapping[int, Any] = file.lowerBounds() or {}
     if field.fieldId() not in bounds:

@@ -1,7 +1,7 @@
-"""Checks of the curated tables: grains, references, ranges, freshness. Results go to ops.data_quality.
+"""Check the curated tables: keys, references, ranges, freshness. Results go to ops.data_quality.
 
 A check that stops means that what is made of the tables would be wrong: curate then ends with an error, and no step
-after it runs. The others are told and kept. What was checked already, on the same rows, is not checked again.
+after it runs. The others are reported and kept. What was checked already, on the same rows, is not checked again.
 """
 
 from __future__ import annotations
@@ -13,38 +13,14 @@ from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql import types as T
 
 from moodle_lakehouse.errors import LakehouseError, bullet_list
-from moodle_lakehouse.lake import input_fingerprint, job_runs, table_names, tables, writers
+from moodle_lakehouse.lake import contracts, input_fingerprint, job_runs, table_names, tables, writers
 
 log = logging.getLogger(__name__)
 
-SCHEMA = T.StructType(
-    [
-        T.StructField("run_id", T.StringType(), False),
-        T.StructField("checked_at", T.TimestampType(), False),
-        T.StructField("table", T.StringType(), False),
-        T.StructField("check", T.StringType(), False),
-        T.StructField("stops", T.BooleanType(), False),
-        T.StructField("rows", T.LongType(), False),
-        T.StructField("violations", T.LongType(), False),
-        T.StructField("example", T.StringType(), True),
-    ]
-)
-
-# The columns of which each table has a combination once. ENROLMENT_ATTRIBUTE and USER_ATTRIBUTE: per attribute.
-GRAINS = {
-    table_names.DIM_USER: ("userid",),
-    table_names.USER_ATTRIBUTE: ("userid", "field"),
-    table_names.ENROLMENT_ATTRIBUTE: ("userid", "courseid", "attribute"),
-    table_names.DIM_COURSE: ("courseid",),
-    table_names.DIM_RESOURCE: ("cmid",),
-    table_names.FACT_EVENT: ("event_id",),
-    table_names.FACT_ENROLMENT: ("userid", "courseid"),
-    table_names.FACT_GRADE: ("itemid", "userid"),
-    table_names.FACT_SUBMISSION: ("cmid", "userid", "attempt"),
-}
+# The columns of which each table has a combination once.
+GRAINS = {table: contracts.CONTRACTS[table].key for table in table_names.CURATED}
 
 
 @dataclass(frozen=True)
@@ -118,7 +94,7 @@ class _Check:
 
 
 def check(spark: SparkSession, *, fresh: bool) -> None:
-    """Check the curated tables as they are; raises LakehouseError when a check that stops is violated.
+    """Check the current curated tables; raises LakehouseError when a check that stops is violated.
 
     fresh: also whether the log goes up to now; that of a demo, or of a past moment that is looked at, does not.
     """
@@ -133,16 +109,16 @@ def check(spark: SparkSession, *, fresh: bool) -> None:
         with ThreadPoolExecutor(max_workers=3, thread_name_prefix="quality") as pool:
             checked = pool.map(lambda table: _check_table(spark, table, now, fresh), table_names.CURATED)
             found = [row for of_table in checked for row in of_table]
-        df = tables.local_rows(spark, found, SCHEMA)
+        df = tables.local_rows(spark, found, contracts.schema(table_names.DATA_QUALITY))
         writers.append(
             df, table_names.DATA_QUALITY, run_id=job_runs.run_id(), summary=input_fingerprint.summary(inputs)
         )
-    told = {stops: [_told(row) for row in found if row[6] and row[4] == stops] for stops in (True, False)}
-    if told[False]:
-        log.warning("Data quality:\n%s", bullet_list(told[False]))
-    if told[True]:
+    violated = {stops: [_finding(row) for row in found if row[6] and row[4] == stops] for stops in (True, False)}
+    if violated[False]:
+        log.warning("Data quality:\n%s", bullet_list(violated[False]))
+    if violated[True]:
         raise LakehouseError(
-            "The curated tables are not fit for use:\n" + bullet_list(told[True]),
+            "The curated tables are not fit for use:\n" + bullet_list(violated[True]),
             where=table_names.DATA_QUALITY,
             remedy="look at the named rows in Moodle and in lakehouse.raw (verify compares them), then run curate again",
         )
@@ -151,11 +127,16 @@ def check(spark: SparkSession, *, fresh: bool) -> None:
 def _last(spark: SparkSession) -> list[tuple[object, ...]]:
     df = spark.table(table_names.DATA_QUALITY)
     newest = df.agg(F.max("checked_at").alias("checked_at"))
-    return [tuple(row) for row in df.join(newest, "checked_at").select(*SCHEMA.fieldNames()).collect()]
+    return [
+        tuple(row)
+        for row in df.join(newest, "checked_at")
+        .select(*contracts.schema(table_names.DATA_QUALITY).fieldNames())
+        .collect()
+    ]
 
 
 def _check_table(spark: SparkSession, table: str, now: dt.datetime, fresh: bool) -> list[tuple[object, ...]]:
-    """Rows of ops.data_quality for one table, by two passes over it at most."""
+    """Return the rows of ops.data_quality for one table, by two passes over it at most."""
     df, key = spark.table(table), list(GRAINS[table])
     checks = []
     for reference in REFERENCES.get(table, ()):
@@ -202,7 +183,7 @@ def _check_table(spark: SparkSession, table: str, now: dt.datetime, fresh: bool)
 
 
 def _refer(spark: SparkSession, df: DataFrame, reference: Reference) -> tuple[DataFrame, Column]:
-    """The rows with a column that tells whether the dimension holds the value, and what is violated where it does not."""
+    """Return the rows joined with the dimension, and the condition that is true where it does not hold the value."""
     known = f"known_{reference.column}"
     held = spark.table(reference.dimension).select(F.col(reference.column), F.lit(True).alias(known))
     joined = df.join(F.broadcast(held), reference.column, "left")
@@ -210,6 +191,6 @@ def _refer(spark: SparkSession, df: DataFrame, reference: Reference) -> tuple[Da
     return joined, value.isNotNull() & (value > reference.above) & F.col(known).isNull()
 
 
-def _told(row: tuple[object, ...]) -> str:
+def _finding(row: tuple[object, ...]) -> str:
     _, _, table, name, _, rows, violations, example = row
     return f"{table}: {violations:,} of {rows:,} rows violate: {name}" + (f" ({example})" if example else "")

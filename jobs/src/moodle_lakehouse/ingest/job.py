@@ -1,9 +1,9 @@
 """Keep lakehouse.raw equal to Moodle's tables: exact types, privacy applied in the SQL that reads, only differences written.
 
-Executors read the source; the driver only asks what there is. Several tables at a time, large parts in ranges of
+Executors read the source; the driver only queries its metadata. Several tables at a time, large parts in ranges of
 their id, never with more connections than moodle.max_connections. Rows that arrive while a table is read (ids beyond
-the highest when it was asked) wait for the next run, so that what was written can be compared with what was there.
-table_sync brings one table up to its source.
+the highest when it was queried) wait for the next run, so that what was written can be compared with the source.
+table_sync syncs one table.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from pyspark.sql import SparkSession
 
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.errors import LakehouseError, bullet_list
-from moodle_lakehouse.ingest import moodle_tables, mysql, suppression_list, table_sync
+from moodle_lakehouse.ingest import moodle_tables, mysql, source_sql, suppression_list, table_sync
+from moodle_lakehouse.ingest.connection_limit import ConnectionLimiter
 from moodle_lakehouse.ingest.moodle_tables import SourcePlan
-from moodle_lakehouse.ingest.table_sync import TableResult
+from moodle_lakehouse.ingest.sync_steps import TableResult
 from moodle_lakehouse.lake import job_runs, tables, worker_pool
 
 
@@ -41,15 +42,15 @@ class IngestResult:
 
 
 def inspect(config: Config) -> Source:
-    """Ask the source what there is: fails early and clearly, before Spark starts or anything is written."""
+    """Inspect the source; fails early and clearly, before Spark starts or anything is written."""
     attributes = config.analytics.enrolment_attributes
     extra = list(config.moodle.extra_tables) + ([attributes.table] if attributes else [])
-    columns = {table: dict(rules) for table, rules in config.moodle.columns.items()}
+    columns: dict[str, dict[str, str]] = {table: {**rules} for table, rules in config.moodle.columns.items()}
     if attributes:
         columns[attributes.table] = dict.fromkeys(attributes.columns, "keep") | columns.get(attributes.table, {})
     with mysql.connect(config.moodle) as cursor:
-        found = mysql.tables(cursor, config.moodle)
-        modules = mysql.module_names(cursor, config.moodle) if config.moodle.prefix + "modules" in found else []
+        found = source_sql.tables(cursor, config.moodle)
+        modules = source_sql.module_names(cursor, config.moodle) if config.moodle.prefix + "modules" in found else []
         plan = moodle_tables.plan(
             moodle_tables.load(),
             found,
@@ -61,7 +62,7 @@ def inspect(config: Config) -> Source:
             profile_fields=config.analytics.profile_fields,
             hash_key=config.privacy.hash_key(),
         )
-        return Source(plan, mysql.sizes(cursor, config.moodle))
+        return Source(plan, source_sql.estimated_rows(cursor, config.moodle))
 
 
 def run(spark: SparkSession, config: Config, site: Source | None = None) -> IngestResult:
@@ -74,7 +75,7 @@ def run(spark: SparkSession, config: Config, site: Source | None = None) -> Inge
         results, failures = _copy_all(spark, config, site)
         job.detail.update(
             rows_read=sum(r.rows_read for r in results),
-            tables={r.table: _detail(r) for r in results if r.changed},
+            tables={r.table: _changes_detail(r) for r in results if r.changed},
             unchanged=sum(not r.changed for r in results),
             missing=list(site.plan.missing),
             unlisted=list(site.plan.unlisted),
@@ -85,19 +86,19 @@ def run(spark: SparkSession, config: Config, site: Source | None = None) -> Inge
                 f"{len(failures)} of {len(site.plan.tables)} tables could not be copied; the others are in the lake:\n"
                 + bullet_list(failures),
                 where=config.moodle.endpoint,
-                remedy="see the reasons above, then run ingest again: it goes on from there",
+                remedy="see the reasons above, then run ingest again: it continues from there",
             )
     return IngestResult(results, list(site.plan.missing), list(site.plan.unlisted))
 
 
 def _copy_all(spark: SparkSession, config: Config, site: Source) -> tuple[list[TableResult], list[str]]:
     connections = config.moodle.max_connections
-    gate = table_sync.Gate(connections)
+    limiter = ConnectionLimiter(connections)
     largest_first = sorted(site.plan.tables, key=lambda p: -site.sizes.get(p.source, 0))
-    work = {p.table.name: partial(table_sync.copy, spark, config, p, gate) for p in largest_first}
+    work = {p.table.name: partial(table_sync.sync, spark, config, p, limiter) for p in largest_first}
     return worker_pool.each(spark, work, workers=connections, name="ingest")
 
 
-def _detail(result: TableResult) -> dict[str, Any]:
-    told = {k: v for k, v in dataclasses.asdict(result).items() if k != "table" and v not in ("", None)}
-    return {**told, "seconds": round(result.seconds, 1)}
+def _changes_detail(result: TableResult) -> dict[str, Any]:
+    detail = {k: v for k, v in dataclasses.asdict(result).items() if k != "table" and v not in ("", None)}
+    return {**detail, "seconds": round(result.seconds, 1)}

@@ -1,34 +1,27 @@
-"""The catalogue of Moodle's tables (moodle_tables.yml), and what it makes of a site's actual columns.
+"""Read the catalogue of Moodle's tables (moodle_tables.yml) and plan how a site's actual columns are read.
 
-The catalogue says what is known; the site's information_schema says what there is. plan() joins the two:
-tables and columns that a site lacks are left out and told, numbers that the catalogue does not know are
-carried, text that it does not know is dropped and told, since nobody has looked at what people write there.
+The catalogue says what is known; the site's information_schema says what exists. plan() joins the two:
+tables and columns that a site lacks are left out and reported, numbers that the catalogue does not know are
+carried, text that it does not know is dropped and reported, since nobody has reviewed what people write there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from moodle_lakehouse.errors import LakehouseError, bullet_list
+from moodle_lakehouse.errors import LakehouseError, bullet_list, fault
 
-STRATEGIES = ("append", "merge", "snapshot", "history")
-_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+FILE = "moodle_tables.yml"
+Strategy = Literal["append", "merge", "snapshot", "history"]
+STRATEGIES: tuple[str, ...] = get_args(Strategy)
 _LONG = ("text", "mediumtext", "longtext", "json", "blob", "mediumblob", "longblob")
-_KEYS = {"key", "cursor", "strategy", "since", "text", "drop", "full_every", "person"}
-# Numbers that by their name are the id of a user, as Moodle's tables and plugins call them.
-_PERSON = re.compile(
-    r"(\w*user_?(id)?(_?(from|to))?|(from|to)_?user_?(id)?|\w*user_?(modified|created)|(modifier|grader)(id)?"
-    r"|\w*(author|owner|creator|teacher|student|reviewer|assessor|sender|recipient)_?id"
-    r"|\w*(over|override|created|updated|modified|edited|graded|marked|reviewed|approved|assigned|submitted|locked|deleted)_?by"
-    r"|privatereplyto|allocatedmarker)\Z"
-)
 FULL_EVERY_HOURS = 20  # a table of strategy merge that is read every night is compared whole every night
 
 
@@ -50,22 +43,22 @@ class ProfileFieldReduction:
 class PersonColumn:
     """A column that holds ids of users, and what erase-user does with a row that names an erased one there.
 
-    clears: the row is about something or somebody else and only loses the id; otherwise the row is about the person and
-    goes. only: a column and its value without which the number is no user's id. told: a text in which ids are told as
-    "userid 7", which then loses them.
+    mentioned: the row is about something or somebody else and only loses the id; otherwise the person is its subject and
+    the row goes. when: another column and the value of it without which the number is no user's id. is_log_text: the
+    column is text in which ids stand as "userid 7"; it loses those.
     """
 
     name: str
-    clears: bool = False
-    only: tuple[str, str | int] | None = None
-    told: bool = False
+    mentioned: bool = False
+    when: tuple[str, str | int] | None = None
+    is_log_text: bool = False
 
     def condition(self, values: Iterable[str]) -> str:
-        """The SQL that is true for rows that name one of the values (SQL literals) here; the same in MySQL and Spark."""
+        """Return the SQL that is true for rows that name one of the values (SQL literals); the same in MySQL and Spark."""
         named = f"{quoted(self.name)} IN ({', '.join(values)})"
-        if self.only is None:
+        if self.when is None:
             return named
-        column, value = self.only
+        column, value = self.when
         literal = str(value) if isinstance(value, int) else f"'{value}'"
         return f"({quoted(column)} = {literal} AND {named})"
 
@@ -84,13 +77,24 @@ class MoodleTable:
     hash: frozenset[str] = frozenset()
     reduce: dict[str, JsonReduction | ProfileFieldReduction] = field(default_factory=dict)
     full_every: float = FULL_EVERY_HOURS
-    known: bool = True  # False: unlisted text columns are the rule, not news
+    known: bool = True  # False: unlisted text columns are the rule and not reported
     person: tuple[PersonColumn, ...] = ()
+    numbers: frozenset[str] = frozenset()  # whole numbers that are declared to be no user's id
 
     @property
     def keeps_purged(self) -> bool:
-        """Whether rows stay in the lake that the source has purged."""
+        """Return whether rows stay in the lake that the source has purged."""
         return self.strategy in ("append", "history")
+
+    def decided(self, rules: Mapping[str, str]) -> MoodleTable:
+        """Return the table with what an inventory declares single columns to be: subject, mentioned or number."""
+        people = {c: rule == "mentioned" for c, rule in rules.items() if rule in ("subject", "mentioned")}
+        numbers = {c for c, rule in rules.items() if rule == "number"}
+        if not people and not numbers:
+            return self
+        person = [c for c in self.person if c.name not in people and c.name not in numbers]
+        person += [PersonColumn(name, mentioned=mentioned) for name, mentioned in people.items()]
+        return replace(self, person=tuple(person), numbers=(self.numbers | numbers) - people.keys())
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,12 @@ class Catalogue:
     tables: dict[str, MoodleTable]
     module_instance: MoodleTable
     extra: MoodleTable
+
+    def table(self, name: str, decided: Mapping[str, str], *, is_module: bool = False) -> MoodleTable:
+        """Return what is known about a table, listed or not; decided: what the inventory says about its columns."""
+        rule = self.module_instance if is_module else self.extra
+        known = self.tables.get(name) or replace(rule, name=name)
+        return known.decided(decided)
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,7 @@ class SourceColumn:
 
     @property
     def unsigned(self) -> bool:
+        """Return whether the number has no sign."""
         return "unsigned" in self.column_type
 
 
@@ -130,6 +141,7 @@ class ReadColumn:
 
     @property
     def is_number(self) -> bool:
+        """Return whether the column is a number in the lake."""
         return self.spark_type not in ("STRING", "BINARY")
 
 
@@ -149,14 +161,14 @@ class TablePlan:
 
     @property
     def cursor(self) -> str | None:
-        """The whole number by which new rows are found: of a key that is sure, and not for strategy snapshot."""
+        """Return the whole number by which new rows are found: of a key that is sure, and not for strategy snapshot."""
         if not self.key or self.table.strategy == "snapshot":
             return None
         return self.table.cursor if self._is_whole(self.table.cursor) else None
 
     @property
     def id_column(self) -> str | None:
-        """The single whole number that identifies a row, by which the table can be read in ranges."""
+        """Return the single whole number that identifies a row, by which the table can be read in ranges."""
         if len(self.table.key) != 1:
             return None
         name = self.table.key[0]
@@ -166,19 +178,19 @@ class TablePlan:
         return any(c.name == name and c.spark_type in ("INT", "BIGINT") for c in self.columns)
 
     def select(self, condition: str | None = None) -> str:
-        """The SQL that reads the table with the privacy policy in it."""
+        """Return the SQL that reads the table with the privacy policy in it."""
         expressions = ", ".join(
             c.sql if c.sql == quoted(c.name) else f"{c.sql} AS {quoted(c.name)}" for c in self.columns
         )
         return f"SELECT {expressions} FROM {quoted(self.source)}{self.where(condition)}"
 
     def where(self, condition: str | None = None) -> str:
-        """The WHERE clause for the rows that may be read and fulfil a condition; nothing for all."""
+        """Return the WHERE clause for the rows that may be read and fulfil a condition; nothing for all."""
         both = " AND ".join(c for c in (self.readable, condition) if c)
         return f" WHERE {both}" if both else ""
 
     def schema(self) -> str:
-        """The columns' types in Spark's words."""
+        """Return the columns' types in Spark's words."""
         return ", ".join(f"{quoted(c.name)} {c.spark_type}" for c in self.columns)
 
 
@@ -192,104 +204,148 @@ class SourcePlan:
     notes: tuple[str, ...]
 
 
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _JsonRule(_Model):
+    json_: dict[str, list[str]] = Field(alias="json")
+
+    def reduction(self) -> JsonReduction:
+        return JsonReduction({event: tuple(keys) for event, keys in self.json_.items()})
+
+
+class _ProfileRule(_Model):
+    profile_fields: str
+
+    def reduction(self) -> ProfileFieldReduction:
+        return ProfileFieldReduction(self.profile_fields)
+
+
+class _Text(_Model):
+    keep: list[str] = []
+    hash: list[str] = []
+    drop: list[str] = []
+    reduce: dict[str, _JsonRule | _ProfileRule] = {}
+
+
+_Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+_Condition = Annotated[dict[str, str | int], Field(min_length=1, max_length=1)]
+
+
+class _Table(_Model):
+    key: Annotated[list[str], Field(min_length=1)]
+    strategy: Strategy
+    cursor: str | None = None
+    since: str | None = None
+    text: _Text = _Text()
+    drop: list[str] = []
+    full_every: Annotated[float, Field(ge=0)] = FULL_EVERY_HOURS
+    person: dict[str, Literal["subject", "mentioned"] | _Condition] = {}
+    numbers: list[str] = []
+
+    @model_validator(mode="after")
+    def _check(self) -> _Table:
+        if self.strategy != "snapshot" and self.cursor is None:
+            raise ValueError(f"strategy {self.strategy} needs a cursor")
+        text = self.text
+        for what, named in (
+            ("policies", [*text.keep, *text.hash, *text.drop, *text.reduce, *self.drop]),
+            ("declarations (person, numbers)", [*self.person, *self.numbers]),
+        ):
+            twice = sorted({c for c in named if named.count(c) > 1})
+            if twice:
+                raise ValueError(f"column {', '.join(twice)} has two {what}")
+        return self
+
+    def table(self, name: str, columns: _Columns, *, known: bool = True) -> MoodleTable:
+        person = [
+            PersonColumn(
+                c, mentioned=rule == "mentioned", when=next(iter(rule.items())) if isinstance(rule, dict) else None
+            )
+            for c, rule in self.person.items()
+        ]
+        declared = {*self.person, *self.numbers}
+        return MoodleTable(
+            name=name,
+            key=tuple(self.key),
+            strategy=self.strategy,
+            cursor=self.cursor,
+            since=self.since,
+            keep=frozenset(self.text.keep),
+            hash=frozenset(self.text.hash),
+            drop=frozenset([*self.text.drop, *self.drop]),
+            reduce={c: rule.reduction() for c, rule in self.text.reduce.items()},
+            full_every=self.full_every,
+            known=known,
+            person=(*person, *[c for c in columns.person() if c.name not in declared]),
+            numbers=frozenset([*self.numbers, *columns.numbers]) - self.person.keys(),
+        )
+
+
+class _Columns(_Model):
+    subject: list[str]
+    mentioned: list[str]
+    numbers: list[str]
+
+    @model_validator(mode="after")
+    def _check(self) -> _Columns:
+        named = [*self.subject, *self.mentioned, *self.numbers]
+        twice = sorted({c for c in named if named.count(c) > 1})
+        if twice:
+            raise ValueError(f"column {', '.join(twice)} has two declarations")
+        return self
+
+    def person(self) -> list[PersonColumn]:
+        return [PersonColumn(c) for c in self.subject] + [PersonColumn(c, mentioned=True) for c in self.mentioned]
+
+
+class _Document(_Model):
+    columns: _Columns
+    module_instance: _Table
+    extra: _Table
+    tables: dict[_Name, _Table]
+
+
 def load() -> Catalogue:
-    """The catalogue that comes with this package."""
-    text = importlib.resources.files(__package__).joinpath("moodle_tables.yml").read_text(encoding="utf-8")
-    return parse(yaml.safe_load(text))
+    """Return the catalogue that comes with this package."""
+    return parse(yaml.safe_load(importlib.resources.files(__package__).joinpath(FILE).read_text(encoding="utf-8")))
 
 
 def parse(document: Any) -> Catalogue:
-    """A checked catalogue from its YAML; a wrong one names every fault."""
-    faults: list[str] = []
-    if not isinstance(document, dict) or set(document) != {"module_instance", "extra", "tables"}:
-        raise LakehouseError("The catalogue needs exactly: module_instance, extra, tables", where="moodle_tables.yml")
-    parsed = {name: _table(name, entry, faults) for name, entry in document["tables"].items()}
-    module_instance = _table("module_instance", document["module_instance"], faults, known=False)
-    extra = _table("extra", document["extra"], faults, known=False)
-    if faults:
+    """Return the checked catalogue of a YAML's content; a wrong one is refused with every fault."""
+    try:
+        checked = _Document.model_validate(document)
+    except ValidationError as error:
         raise LakehouseError(
-            "The catalogue of Moodle's tables is not valid:\n" + bullet_list(faults), where="moodle_tables.yml"
-        )
-    return Catalogue(parsed, module_instance, extra)
-
-
-def _table(name: str, entry: Any, faults: list[str], *, known: bool = True) -> MoodleTable:
-    def fault(message: str) -> None:
-        faults.append(f"{name}: {message}")
-
-    if not _NAME.match(name):
-        fault("no name of a table")
-    if not isinstance(entry, dict):
-        fault("a mapping belongs here")
-        return MoodleTable(name, (), "snapshot")
-    for unknown in sorted(set(entry) - _KEYS):
-        fault(f"unknown key {unknown}")
-    if entry.get("strategy") not in STRATEGIES:
-        fault(f"strategy {entry.get('strategy')!r}; use one of {', '.join(STRATEGIES)}")
-    if not entry.get("key"):
-        fault("no key")
-    if entry.get("strategy") in ("append", "merge", "history") and not entry.get("cursor"):
-        fault(f"strategy {entry['strategy']} needs a cursor")
-    full_every = entry.get("full_every", FULL_EVERY_HOURS)
-    if not isinstance(full_every, (int, float)) or full_every < 0:
-        fault(f"full_every {full_every!r}; use a number of hours")
-    text = entry.get("text") or {}
-    for unknown in sorted(set(text) - {"keep", "hash", "drop", "reduce"}):
-        fault(f"unknown policy text.{unknown}")
-    keep, drop = list(text.get("keep") or []), list(text.get("drop") or []) + list(entry.get("drop") or [])
-    reductions: dict[str, JsonReduction | ProfileFieldReduction] = {}
-    for column, rule in (text.get("reduce") or {}).items():
-        if isinstance(rule, dict) and set(rule) == {"json"}:
-            reductions[column] = JsonReduction({event: tuple(keys) for event, keys in rule["json"].items()})
-        elif isinstance(rule, dict) and set(rule) == {"profile_fields"}:
-            reductions[column] = ProfileFieldReduction(rule["profile_fields"])
-        else:
-            fault(f"text.reduce.{column}: use json or profile_fields")
-    hashed = list(text.get("hash") or [])
-    person = []
-    for column, rule in (entry.get("person") or {}).items():
-        if rule in ("row", "clear"):
-            person.append(PersonColumn(column, clears=rule == "clear"))
-        elif isinstance(rule, dict) and len(rule) == 1:
-            person.append(PersonColumn(column, only=next(iter(rule.items()))))
-        else:
-            fault(f"person.{column}: use row, clear or one column and its value")
-    named = [*keep, *hashed, *drop, *reductions]
-    for column in sorted({c for c in named if named.count(c) > 1}):
-        fault(f"column {column} has two policies")
-    return MoodleTable(
-        name=name,
-        key=tuple(entry.get("key") or ()),
-        strategy=str(entry.get("strategy")),
-        cursor=entry.get("cursor"),
-        since=entry.get("since"),
-        keep=frozenset(keep),
-        hash=frozenset(hashed),
-        drop=frozenset(drop),
-        reduce=reductions,
-        full_every=full_every,
-        known=known,
-        person=tuple(person),
+            "The catalogue of Moodle's tables is not valid:\n"
+            + bullet_list(dict.fromkeys(map(_fault, error.errors()))),
+            where=FILE,
+            remedy="correct the named keys; the head of the file says what each means",
+        ) from None
+    return Catalogue(
+        {name: entry.table(name, checked.columns) for name, entry in checked.tables.items()},
+        checked.module_instance.table("module_instance", checked.columns, known=False),
+        checked.extra.table("extra", checked.columns, known=False),
     )
 
 
-def names_person(column: str) -> bool:
-    """Whether a number of this name is the id of a user."""
-    return _PERSON.match(column) is not None
+def _fault(error: Any) -> str:
+    """Describe one of pydantic's errors; a rule that is none of several kinds is one fault, not one for each kind."""
+    path = [str(part) for part in error["loc"]]
+    for place, remedy in (
+        ("person", "use subject, mentioned or one column and its value"),
+        ("reduce", "use json or profile_fields"),
+    ):
+        if place in path[:-1]:
+            at = path.index(place) + 2
+            return f"{'.'.join(path[:at])}: {remedy}"
+    return fault(error)
 
 
 def person_columns(rules: Iterable[PersonColumn], columns: Sequence[str]) -> tuple[PersonColumn, ...]:
-    """How a table's columns name people: by the catalogue's rules, and by their names where it has none."""
-    known = [rule for rule in rules if rule.name in columns and (rule.only is None or rule.only[0] in columns)]
-    named = {rule.name for rule in known}
-    return (
-        *known,
-        *[
-            PersonColumn(c, clears=c not in ("userid", "user_id"))
-            for c in columns
-            if names_person(c) and c not in named
-        ],
-    )
+    """Return the rules that apply to a table of these columns."""
+    return tuple(c for c in rules if c.name in columns and (c.when is None or c.when[0] in columns))
 
 
 def plan(
@@ -304,19 +360,18 @@ def plan(
     profile_fields: Sequence[str] = (),
     hash_key: bytes = b"",
 ) -> SourcePlan:
-    """How every wanted table that the site has is read.
+    """Return how every wanted table that the site has is read.
 
     source_tables: full table name -> its columns. modules: names of the site's activity modules, whose own
     tables are read as well. extra_tables: plugins' tables named by the inventory, without prefix; columns: what the
-    inventory decides about single columns (table -> column -> keep, hash or drop); hash_key: of the hashed ones.
+    inventory decides about single columns (table -> column -> keep, hash, drop, subject, mentioned or number);
+    hash_key: of the hashed ones.
     """
     decided = columns or {}
-    wanted = dict(catalogue.tables)
-    for rule, names in ((catalogue.module_instance, modules), (catalogue.extra, extra_tables)):
+    wanted = {name: catalogue.table(name, decided.get(name, {})) for name in catalogue.tables}
+    for names, is_module in ((modules, True), (extra_tables, False)):
         for name in names:
-            if name in wanted:
-                continue
-            wanted[name] = MoodleTable(name, rule.key, rule.strategy, rule.cursor, keep=rule.keep, known=False)
+            wanted.setdefault(name, catalogue.table(name, decided.get(name, {}), is_module=is_module))
     optional = set(modules) - set(catalogue.tables)
     plans, missing, notes = [], [], []
     for name, table in wanted.items():
@@ -351,10 +406,11 @@ class _Policy:
     hash_key: bytes
 
     def of(self, column: SourceColumn, is_text: bool) -> str:
-        """keep, hash, drop, reduce, or unknown: text that nobody has looked at."""
+        """Return keep, hash, drop, reduce, or unknown: text that nobody has reviewed."""
         name, table = column.name, self.table
         if name in self.decided:
-            return self.decided[name]
+            rule = self.decided[name]
+            return rule if rule in ("hash", "drop") else "keep"
         if self.privacy == "keep":
             return "keep"
         for rule, names in (("drop", table.drop), ("hash", table.hash), ("reduce", table.reduce)):
@@ -407,12 +463,12 @@ def _plan_table(table: MoodleTable, prefix: str, columns: Sequence[SourceColumn]
         tuple(reduced),
         tuple(notes),
         table.key if sure else (),
-        person_columns(table.person, [*numbers, *[c.only[0] for c in table.person if c.only and c.only[0] in present]]),
+        tuple(c for c in person_columns(table.person, sorted(present)) if c.name in numbers),
     )
 
 
 def lake_type(column: SourceColumn) -> tuple[str | None, str]:
-    """The SQL that selects a column exactly, and its type in the lake; SQL None where there is none.
+    """Return the SQL that selects a column exactly, and its type in the lake; SQL None where there is none.
 
     Whole numbers keep their range (an unsigned BIGINT needs a decimal), TINYINT(1) is a number like any
     other, decimals keep precision and scale, dates and times stay the text that the server writes: zero
@@ -461,7 +517,7 @@ def _reduction(
 
 
 def _keyed_hash(sql: str, spark_type: str, key: bytes) -> str:
-    """HMAC-SHA256 of a value in 64 hex digits, null for null, made by the server: the value does not leave it.
+    """Return the SQL of a value's HMAC-SHA256 in 64 hex digits, null for null, made by the server: the value does not leave it.
 
     The statement holds the key's two blocks, hence a key that serves nothing else (config.PrivacyConfig.hash_key).
     """
@@ -472,7 +528,7 @@ def _keyed_hash(sql: str, spark_type: str, key: bytes) -> str:
 
 
 def _json_object(column: str, paths: list[tuple[str, ...]], inside: tuple[str, ...] = ()) -> str:
-    """A JSON object with the given paths of a JSON column; works the same on MariaDB and MySQL."""
+    """Return the SQL of a JSON object with the given paths of a JSON column; works the same on MariaDB and MySQL."""
     parts = []
     for name in dict.fromkeys(path[0] for path in paths):
         below = [path[1:] for path in paths if path[0] == name and len(path) > 1]
@@ -483,10 +539,10 @@ def _json_object(column: str, paths: list[tuple[str, ...]], inside: tuple[str, .
 
 
 def quoted(name: str) -> str:
-    """A MySQL and Spark identifier."""
+    """Return a MySQL and Spark identifier."""
     return "`" + name.replace("`", "``") + "`"
 
 
 def sql_text(value: str) -> str:
-    """A string literal that holds under every sql_mode (backslashes mean different things in some)."""
+    """Return a string literal that holds under every sql_mode (backslashes mean different things in some)."""
     return f"_utf8mb4 X'{value.encode().hex()}'"

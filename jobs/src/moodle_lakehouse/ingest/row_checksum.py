@@ -1,9 +1,9 @@
-"""One number for a set of rows, the same when the source makes it in SQL and when Spark makes it from the lake.
+"""Compute one checksum of a set of rows, the same by the source in SQL and by Spark from the lake.
 
 A row is written as its columns with commas between them: whole numbers and decimals as they are, floating point
 numbers as the 16 hex digits of their bits, short text as the number of its bytes in UTF-8, a colon and itself, text that
-may be long or takes the source work to make as the SHA-256 of its UTF-8, bytes as their SHA-256, null as nothing.
-So no two rows are written alike, and nothing depends on how somebody prints a number. The row's hash is the SHA-256 of
+may be long or is expensive to compute as the SHA-256 of its UTF-8, bytes as their SHA-256, null as nothing.
+So different rows are written differently, and nothing depends on how a program prints a number. The row's hash is the SHA-256 of
 that, and a set of rows is their number and the sum of the first 60 bits of each hash. (MySQL has no MD5 since 9.6.)
 """
 
@@ -17,12 +17,12 @@ from pyspark.sql import types as T
 
 from moodle_lakehouse.ingest.moodle_tables import ReadColumn, TablePlan, quoted
 
-DIGITS = 15  # of a row's hash that are summed
+SUMMED_DIGITS = 15  # of a row's hash
 
 
 @dataclass(frozen=True)
-class Sum:
-    """What stands for a set of rows: equal when the rows are equal."""
+class RowsChecksum:
+    """Number of rows and sum of their hashes: equal when the rows are equal."""
 
     rows: int
     total: int
@@ -31,38 +31,40 @@ class Sum:
         return f"{self.rows}:{self.total:x}"
 
 
-def as_many(one: str, other: str) -> bool:
-    """Whether two sums, as text, are of the same number of rows."""
+def equal_counts(one: str, other: str) -> bool:
+    """Return whether two checksums, as text, are of the same number of rows."""
     return one.split(":")[0] == other.split(":")[0]
 
 
 def sql_hash(plan: TablePlan) -> str:
-    """The hash of a row of the source as it would be read, privacy applied. Null where the server makes no SHA-256."""
+    """Return SQL for the hash of a source row as it would be read, privacy applied; null where the server has no SHA-256."""
     return _sql_sha(
-        f"CONCAT_WS(',', {', '.join(f'IFNULL({_sql_cell(c, _is_short(c, plan))}, {_NOTHING})' for c in plan.columns)})"
+        f"CONCAT_WS(',', {', '.join(f'IFNULL({_sql_cell(c, _is_short(c, plan))}, {_EMPTY})' for c in plan.columns)})"
     )
 
 
 def sql_total(row_hash: str) -> str:
-    return f"SUM(CAST(CONV(LEFT({row_hash}, {DIGITS}), 16, 10) AS UNSIGNED))"
+    """Return SQL for the sum of row hashes."""
+    return f"SUM(CAST(CONV(LEFT({row_hash}, {SUMMED_DIGITS}), 16, 10) AS UNSIGNED))"
 
 
 def spark_hash(plan: TablePlan, lake: T.StructType) -> Column:
-    """The hash of a row of the lake, in the columns and types of the plan."""
+    """Return the hash of a row of the lake, in the columns and types of the plan."""
     held = {f.name: f.dataType for f in lake.fields}
-    cells = [F.coalesce(_cell(c, held.get(c.name), _is_short(c, plan)), F.lit("")) for c in plan.columns]
+    cells = [F.coalesce(_spark_cell(c, held.get(c.name), _is_short(c, plan)), F.lit("")) for c in plan.columns]
     return F.sha2(F.concat_ws(",", *cells), 256)
 
 
 def spark_total(row_hash: str) -> Column:
-    return F.sum(F.conv(F.substring(row_hash, 1, DIGITS), 16, 10).cast("decimal(20,0)"))
+    """Return the sum of row hashes."""
+    return F.sum(F.conv(F.substring(row_hash, 1, SUMMED_DIGITS), 16, 10).cast("decimal(20,0)"))
 
 
-_NOTHING = "''"
+_EMPTY = "''"
 
 
 def _is_short(column: ReadColumn, plan: TablePlan) -> bool:
-    """Whether a text is written as it is: the source makes it twice, once for its length."""
+    """Return whether a text is written itself: the source then computes it twice, once for its length."""
     return not column.long and column.name not in plan.reduced
 
 
@@ -80,18 +82,20 @@ def _sql_sha(sql: str) -> str:
     return f"SHA2({sql}, 256)"
 
 
-def _cell(column: ReadColumn, held: T.DataType | None, is_short: bool) -> Column:
+def _spark_cell(column: ReadColumn, held: T.DataType | None, is_short: bool) -> Column:
     if held is None:
         return F.lit(None).cast("string")
     value, wanted = F.col(quoted(column.name)), T._parse_datatype_string(column.spark_type)
     if held == wanted:
-        return _text(value, wanted, is_short)
+        return _spark_text(value, wanted, is_short)
     # The lake's type is wider than the source's is now: what does not fit into the source's is different.
-    there = value.cast(wanted)
-    return F.when(there.cast(held).eqNullSafe(value), _text(there, wanted, is_short)).otherwise(value.cast("string"))
+    narrowed = value.cast(wanted)
+    return F.when(narrowed.cast(held).eqNullSafe(value), _spark_text(narrowed, wanted, is_short)).otherwise(
+        value.cast("string")
+    )
 
 
-def _text(value: Column, kind: T.DataType, is_short: bool) -> Column:
+def _spark_text(value: Column, kind: T.DataType, is_short: bool) -> Column:
     if isinstance(kind, T.FloatType | T.DoubleType):
         bits = F.reflect(F.lit("java.lang.Double"), F.lit("doubleToRawLongBits"), value.cast("double"))
         return F.when(value.isNotNull(), F.lpad(F.hex(bits.cast("bigint")), 16, "0"))

@@ -1,8 +1,8 @@
-"""How a raw table follows its source's columns: added, widened, gone, or refused.
+"""Evolve a raw table's columns with its source's.
 
-An added column is added and filled, a widened type is widened, a narrower one is held by the lake's type as it is.
-A column that the source no longer has stays, null from then on. Whatever else happened to a type cannot be told in
-one Iceberg table: nothing is changed then.
+A new column is added and filled, a wider type widens the lake's, a narrower one fits the lake's type unchanged.
+A column that the source no longer has stays, null from then on. Any other change of a type is refused, as one
+Iceberg table cannot hold both: nothing is changed then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from moodle_lakehouse.ingest.moodle_tables import TablePlan, quoted
 
 
 def check(plan: TablePlan, table: str, lake: T.StructType) -> None:
-    """Refuse a plan that the lake's table cannot follow."""
+    """Refuse a plan that the lake's table cannot follow, by LakehouseError."""
     held = {f.name: f.dataType for f in lake.fields}
     wrong = [
         f"{name} was {held[name].simpleString()} and is {new.simpleString()}"
@@ -27,27 +27,27 @@ def check(plan: TablePlan, table: str, lake: T.StructType) -> None:
         raise LakehouseError(
             f"Columns changed their type so that the lake's table cannot follow: {', '.join(wrong)}",
             where=f"{plan.source} to {table}",
-            remedy=f"rename {table} if what it holds still matters, else drop it; the next run reads it anew",
+            remedy=f"rename {table} if what it holds still matters, else drop it; the next run reads it again",
         )
 
 
 def follow(spark: SparkSession, plan: TablePlan, table: str, lake: T.StructType) -> list[str]:
-    """Add and widen columns; returns what was done and which columns the source no longer has."""
+    """Add and widen columns; returns notes of what was done and of columns that the source no longer has."""
     held = {f.name: f.dataType for f in lake.fields}
-    told = []
+    notes = []
     for name, new in _types(plan).items():
         if name not in held:
             spark.sql(f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {new.simpleString()}")
-            told.append(f"{name} is new")
+            notes.append(f"{name} is new")
         elif not _holds(held[name], new):
             spark.sql(f"ALTER TABLE {table} ALTER COLUMN {quoted(name)} TYPE {new.simpleString()}")
-            told.append(f"{name} was {held[name].simpleString()}, is {new.simpleString()}")
+            notes.append(f"{name} was {held[name].simpleString()}, is {new.simpleString()}")
     gone = [name for name in held if name not in _types(plan)]
-    return told + [f"{name} is gone from the source: null from now on" for name in gone]
+    return notes + [f"{name} is gone from the source: null from now on" for name in gone]
 
 
 def shaped(df: DataFrame, lake: T.StructType) -> DataFrame:
-    """Rows of the source with the lake's columns and types."""
+    """Return rows of the source in the lake's columns and types."""
 
     def column(f: T.StructField) -> Column:
         value = F.col(quoted(f.name)) if f.name in df.columns else F.lit(None)
@@ -61,7 +61,7 @@ def _types(plan: TablePlan) -> dict[str, T.DataType]:
 
 
 def _holds(old: T.DataType, new: T.DataType) -> bool:
-    """Whether every value of the new type is one of the old."""
+    """Return whether every value of the new type is one of the old."""
     if old == new:
         return True
     if isinstance(old, T.DecimalType):
@@ -73,7 +73,7 @@ def _holds(old: T.DataType, new: T.DataType) -> bool:
 
 
 def _widens(old: T.DataType, new: T.DataType) -> bool:
-    """Whether Iceberg can turn the old type into the new one."""
+    """Return whether Iceberg can turn the old type into the new one."""
     if isinstance(old, T.DecimalType) and isinstance(new, T.DecimalType):
         return new.scale == old.scale and new.precision > old.precision
     return (type(old), type(new)) in ((T.IntegerType, T.LongType), (T.FloatType, T.DoubleType))

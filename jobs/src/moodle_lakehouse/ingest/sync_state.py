@@ -1,117 +1,133 @@
-"""How far a raw table has come: the mark in the summary of the snapshot that brought it there.
+"""Record how far a raw table has come, in the summary of the snapshot that brought it there.
 
-The mark commits with the rows that it describes, in one snapshot, so neither is ever there without the other.
-Maintenance commits snapshots without a mark: the nearest ancestor's then counts.
+The state commits with the rows that it describes, in one snapshot, so neither exists without the other.
+Maintenance commits snapshots without a state: the nearest ancestor's then counts.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import hashlib
-import json
+import logging
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pyspark.sql import SparkSession
 
 from moodle_lakehouse.ingest.moodle_tables import TablePlan
 from moodle_lakehouse.lake import snapshots, tables
 
+log = logging.getLogger(__name__)
+
 PROPERTY = "lakehouse.ingest"
 
 
-@dataclass(frozen=True)
-class Mark:
-    """What a commit says of its table.
+class SyncState(BaseModel):
+    """What a commit records of its table, as JSON.
 
     source: the full name there; strategy: the catalogue's; columns: name -> type and a hash of the SQL that reads it;
-    watermark: the highest id or cursor (None: there is none); checksum: of the source's rows that the next run looks
-    at first, whole: of all its rows, for strategy merge (None: they changed while they were read, or only a part was
-    read); rows: of the table; full_at: seconds since 1970 when it was
-    last compared whole; commit: this commit's own name.
+    rows: of the table; watermark: the highest id or cursor (None: there is none); checksum: of the source's rows that
+    the next run checks first, whole: of all its rows, for strategy merge (None: they changed while they were read, or
+    only a part was read); full_at: seconds since 1970 when all rows were last compared; commit: this commit's own name.
+
+    Releases may differ in their keys: an unknown one is ignored, a missing one has a default that means "not known".
     """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     source: str
     strategy: str
     columns: dict[str, str]
-    run_id: str
-    watermark: int | None
-    checksum: str | None
-    whole: str | None
+    run_id: str = ""
+    watermark: int | None = None
+    checksum: str | None = None
+    whole: str | None = None
     rows: int
-    full_at: int
-    commit: str = field(default_factory=lambda: secrets.token_hex(8))
+    full_at: int = 0
+    commit: str = Field(default_factory=lambda: secrets.token_hex(8))
 
     def summary(self) -> dict[str, str]:
-        return {PROPERTY: json.dumps(dataclasses.asdict(self), separators=(",", ":"))}
+        """Return the properties of the snapshot that carries this state."""
+        return {PROPERTY: self.model_dump_json()}
 
     def is_of(self, plan: TablePlan) -> bool:
-        """Whether the plan reads just what was read then."""
-        then, now = (self.source, self.strategy, self.columns), (plan.source, plan.table.strategy, columns(plan))
-        return then == now
+        """Return whether the plan reads just what was read then."""
+        return (self.source, self.strategy, self.columns) == (plan.source, plan.table.strategy, columns(plan))
 
     def policy_differs(self, plan: TablePlan) -> bool:
-        """Whether a column that was read is now reduced otherwise, or dropped though the source has it."""
+        """Return whether a column that was read is now reduced otherwise, or dropped though the source has it."""
         now = columns(plan)
         gone = {name for name in self.columns if name not in now}
         return bool(gone & set(plan.dropped)) or any(
-            _sql(now[name]) != _sql(text) for name, text in self.columns.items() if name in now
+            _sql_hash(now[name]) != _sql_hash(text) for name, text in self.columns.items() if name in now
         )
 
     def same_sql(self, plan: TablePlan) -> set[str]:
-        """The columns that are still read as they were."""
+        """Return the columns that are still read by the same SQL."""
         now = columns(plan)
-        return {name for name, text in self.columns.items() if name in now and _sql(now[name]) == _sql(text)}
-
-
-_FIELDS = {f.name for f in dataclasses.fields(Mark)}
+        return {name for name, text in self.columns.items() if name in now and _sql_hash(now[name]) == _sql_hash(text)}
 
 
 def columns(plan: TablePlan) -> dict[str, str]:
-    """name -> type and a short hash of the SQL that reads the column: the privacy policy is in it, not who was erased."""
+    """Return each column's type and a short hash of the SQL that reads it: it covers the privacy policy, not erasures."""
     return {
         c.name: f"{c.spark_type} {hashlib.sha256((c.policy or c.sql).encode()).hexdigest()[:8]}" for c in plan.columns
     }
 
 
-def _sql(text: str) -> str:
-    return text.rsplit(" ", 1)[1]
+def _sql_hash(column: str) -> str:
+    return column.rpartition(" ")[2]
 
 
 @dataclass(frozen=True)
-class Marked:
-    """A snapshot that carries a mark. back: how many snapshots it is behind the current one."""
+class RecordedState:
+    """A state and the snapshot that carries it."""
 
-    mark: Mark
+    state: SyncState
     snapshot_id: int
     committed_at: dt.datetime
-    back: int
 
 
-def newest(loaded: Any) -> Marked | None:
-    """The snapshot of a loaded table whose mark counts; None when it has none."""
-    return next(_marked(loaded), None)
+def newest(loaded: Any) -> RecordedState | None:
+    """Return the newest state of a loaded table and its snapshot; None when it has none, or one that cannot be read.
+
+    An older state behind an unreadable one does not count: rows were committed since then.
+    """
+    for snapshot, text in _recorded(loaded):
+        state = _parsed(text)
+        if state is None:
+            log.warning("%s: what the last ingest recorded cannot be read: all rows are read again", loaded.name())
+            return None
+        committed_at = dt.datetime.fromtimestamp(snapshot.timestampMillis() / 1000, dt.UTC)
+        return RecordedState(state, int(snapshot.snapshotId()), committed_at)
+    return None
 
 
-def read(loaded: Any) -> Mark | None:
-    """The mark of a loaded table; None when it has none."""
+def read(loaded: Any) -> SyncState | None:
+    """Return the newest state of a loaded table, as newest() does."""
     found = newest(loaded)
-    return found.mark if found else None
+    return found.state if found else None
 
 
-def arrived(spark: SparkSession, table: str, mark: Mark) -> bool:
-    """Whether the commit of this mark is part of the table: asked when a commit ended without an answer."""
-    loaded = tables.load(spark, table)
-    return loaded is not None and any(found.mark.commit == mark.commit for found in _marked(loaded))
+def has_arrived(spark: SparkSession, table: str, state: SyncState) -> bool:
+    """Return whether the commit of this state is part of the table, for a commit that ended without an answer."""
+    recorded = (_parsed(text) for _, text in _recorded(tables.load(spark, table)))
+    return any(found is not None and found.commit == state.commit for found in recorded)
 
 
-def _marked(loaded: Any) -> Iterator[Marked]:
-    for back, snapshot in enumerate(snapshots.ancestors(loaded)):
+def _recorded(loaded: Any) -> Iterator[tuple[Any, str]]:
+    """Yield the snapshots that carry a state, newest first, and its JSON."""
+    for snapshot in snapshots.ancestors(loaded):
         text = snapshot.summary().get(PROPERTY)
-        document = json.loads(text) if text is not None else {}
-        if set(document) == _FIELDS:  # another version's mark tells nothing: the table is then read anew
-            committed_at = dt.datetime.fromtimestamp(snapshot.timestampMillis() / 1000, dt.UTC)
-            yield Marked(Mark(**document), int(snapshot.snapshotId()), committed_at, back)
+        if text is not None:
+            yield snapshot, text
+
+
+def _parsed(text: str) -> SyncState | None:
+    try:
+        return SyncState.model_validate_json(text)
+    except ValidationError:
+        return None

@@ -1,9 +1,9 @@
 """Compare the source with raw, privacy policy applied: by count and checksum per key range, then row by row.
 
-Of each table the source makes the checksum of every range of ids in one statement, Spark makes the same of the lake
+The source computes a table's checksum of every range of ids in one statement, Spark computes the same of the lake
 (row_checksum). Only the ranges that differ are read, as ids and hashes of rows, and compared on the executors.
 
-What is no difference: rows that arrived since the last ingest (ids beyond those of the lake), and rows of a log that
+Not a difference: rows that arrived since the last ingest (ids beyond those of the lake), and rows of a log that
 the source has purged; both are counted. A row that Moodle changed since the last ingest is one: ingest explains it.
 """
 
@@ -12,9 +12,10 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
+from operator import or_
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -22,17 +23,17 @@ from pyspark.sql import functions as F
 
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.errors import ConfigError, LakehouseError
-from moodle_lakehouse.ingest import mysql, row_checksum, suppression_list, sync_state
+from moodle_lakehouse.ingest import jdbc_reader, mysql, row_checksum, source_sql, suppression_list, sync_state
+from moodle_lakehouse.ingest.connection_limit import ConnectionLimiter
 from moodle_lakehouse.ingest.job import Source
 from moodle_lakehouse.ingest.moodle_tables import TablePlan, quoted
-from moodle_lakehouse.ingest.row_checksum import Sum
-from moodle_lakehouse.ingest.table_sync import FETCH_ROWS, Gate, query_jdbc
+from moodle_lakehouse.ingest.row_checksum import RowsChecksum
 from moodle_lakehouse.lake import job_runs, snapshots, table_names, tables, worker_pool
 
 RANGES = 256  # of a table whose checksums are compared first
-RANGE_IDS = 1_000  # but no range is narrower than this
-NARROWER = 64  # times, where too many rows differ for each to be named
-ROWS_NAMED = 100
+MIN_RANGE_IDS = 1_000  # no range is narrower
+SPLITS = 64  # of a range, where too many rows differ to name each
+MAX_ROWS_NAMED = 100
 
 MISSING, EXTRA, CHANGED, DOUBLED = "missing", "extra", "changed", "doubled"
 KINDS = (MISSING, EXTRA, CHANGED, DOUBLED)
@@ -72,22 +73,24 @@ class TableCheck:
 
     @property
     def equal(self) -> bool:
+        """Whether no difference was found."""
         return not self.differences
 
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What was compared, and which tables could not be."""
+    """The tables that were compared, and the failures of those that could not be."""
 
     tables: list[TableCheck] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     @property
     def differing(self) -> list[TableCheck]:
+        """The tables that differ."""
         return [check for check in self.tables if not check.equal]
 
     def document(self) -> dict[str, Any]:
-        """The result as JSON holds it."""
+        """Return the result as a JSON document."""
         return {
             "equal": not self.differing and not self.failures,
             "tables": [{**dataclasses.asdict(c), "equal": c.equal, "ingested_at": _iso(c)} for c in self.tables],
@@ -107,12 +110,12 @@ class DifferentError(LakehouseError):
             where=config.moodle.endpoint,
             remedy="what Moodle changed since the last ingest differs, too: run ingest, then verify again (some changes"
             " of a table of strategy merge arrive only when it is compared whole, every full_every hours). What still"
-            " differs then is wrong in the lake: rename its raw table or drop it, and ingest reads the source anew",
+            " differs then is wrong in the lake: rename its raw table or drop it, and ingest reads the source again",
         )
 
 
 def chosen(site: Source, names: Sequence[str]) -> list[TablePlan]:
-    """The plans of the named tables, or of all."""
+    """Return the plans of the named tables, or of all; ConfigError when a name is unknown."""
     plans = {plan.table.name: plan for plan in site.plan.tables}
     unknown = [name for name in names if name not in plans]
     if unknown:
@@ -124,15 +127,18 @@ def chosen(site: Source, names: Sequence[str]) -> list[TablePlan]:
 
 
 def run(spark: SparkSession, config: Config, plans: Sequence[TablePlan]) -> VerifyResult:
-    """Compare the tables; DifferentError, which holds the result, when they are not all equal."""
+    """Compare the tables; raises DifferentError, which holds the result, when they are not all equal."""
     with job_runs.job(spark, "verify") as job:
-        gate, plans = Gate(config.moodle.max_connections), suppression_list.leave_out(spark, config, plans)
-        work = {plan.table.name: partial(_check, spark, config, plan, gate) for plan in plans}
+        limiter, plans = (
+            ConnectionLimiter(config.moodle.max_connections),
+            suppression_list.leave_out(spark, config, plans),
+        )
+        work = {plan.table.name: partial(_check, spark, config, plan, limiter) for plan in plans}
         result = VerifyResult(*worker_pool.each(spark, work, workers=config.moodle.max_connections, name="verify"))
         job.detail.update(
             tables=len(result.tables),
             rows=sum(check.source_rows for check in result.tables),
-            differing={c.table: _kept(c, plans) for c in result.differing},
+            differing={c.table: _recorded_differences(c, plans) for c in result.differing},
             failures=result.failures,
         )
         if result.differing or result.failures:
@@ -140,69 +146,71 @@ def run(spark: SparkSession, config: Config, plans: Sequence[TablePlan]) -> Veri
     return result
 
 
-def _kept(check: TableCheck, plans: Sequence[TablePlan]) -> list[dict[str, Any]]:
-    """What the lake keeps of a table's differences; ids of people are no part of it."""
+def _recorded_differences(check: TableCheck, plans: Sequence[TablePlan]) -> list[dict[str, Any]]:
+    """Return the first differences of a table as the job's run records them, without ids of people."""
     (plan,) = (plan for plan in plans if plan.table.name == check.table)
     is_person = plan.id_column in {rule.name for rule in plan.person}
-    told = [dataclasses.asdict(one) for one in check.differences[:10]]
-    return [{k: v for k, v in one.items() if not is_person or k not in ("low", "high")} for one in told]
+    found = [dataclasses.asdict(one) for one in check.differences[:10]]
+    return [{k: v for k, v in one.items() if not is_person or k not in ("low", "high")} for one in found]
 
 
-def _check(spark: SparkSession, config: Config, plan: TablePlan, gate: Gate) -> TableCheck:
+def _check(spark: SparkSession, config: Config, plan: TablePlan, limiter: ConnectionLimiter) -> TableCheck:
     started = time.monotonic()
     loaded = tables.load(spark, table_names.raw(plan.table.name))
     if loaded is None or loaded.currentSnapshot() is None:
-        with gate.take(1), mysql.connect(config.moodle) as cursor:
-            rows = mysql.count(cursor, plan, None)
-        told = TableCheck(
+        with limiter.take(1), mysql.connect(config.moodle) as cursor:
+            rows = source_sql.count(cursor, plan, None)
+        result = TableCheck(
             plan.table.name, rows, 0, differences=(Difference(None, None, rows, 0),), note="not in the lake"
         )
     else:
-        told = _TableCheck(spark, config, plan, gate, loaded).run()
-    return dataclasses.replace(told, seconds=time.monotonic() - started)
+        result = _TableCheck(spark, config, plan, limiter, loaded).run()
+    return dataclasses.replace(result, seconds=time.monotonic() - started)
 
 
 class _TableCheck:
-    """One table, the lake's side as it was when this began."""
+    """Compare one table with the lake's snapshot that was current at the start."""
 
-    def __init__(self, spark: SparkSession, config: Config, plan: TablePlan, gate: Gate, loaded: Any) -> None:
-        self.spark, self.config, self.plan, self.gate = spark, config, plan, gate
-        self.marked = sync_state.newest(loaded)
+    def __init__(
+        self, spark: SparkSession, config: Config, plan: TablePlan, limiter: ConnectionLimiter, loaded: Any
+    ) -> None:
+        self.spark, self.config, self.plan, self.limiter = spark, config, plan, limiter
+        self.recorded = sync_state.newest(loaded)
         self.snapshot_id = snapshots.snapshot_id(loaded)
         self.lake = self._at(self.snapshot_id)
         self.key = plan.id_column if plan.key else None
 
     def run(self) -> TableCheck:
         if self.key is None:
-            return self._whole()
+            return self._check_whole()
         bottom, top, lake_rows = self._extent(self.lake)
         bound = self._bound(top)
         condition = None if bound is None else f"{quoted(self.key)} <= {bound}"
-        with self.gate.take(1), mysql.connect(self.config.moodle) as cursor:
-            extent = mysql.extent(cursor, self.plan, condition)
-            arrived = 0 if bound is None else mysql.count(cursor, self.plan, f"{quoted(self.key)} > {bound}")
+        with self.limiter.take(1), mysql.connect(self.config.moodle) as cursor:
+            extent = source_sql.extent(cursor, self.plan, condition)
+            arrived = 0 if bound is None else source_sql.count(cursor, self.plan, f"{quoted(self.key)} > {bound}")
             ends = [end for end in (bottom, top, extent.low, extent.high) if end is not None]
-            parts = _Parts.of(self.key, min(ends, default=0), max(ends, default=0))
-            there = self._known(mysql.sums(cursor, self.plan, condition, parts.sql))
-        here = self._sums(parts)
-        different = [part for part in sorted(there.keys() | here.keys()) if there.get(part) != here.get(part)]
-        purged, differences = self._narrow(parts, bound, different, there, here)
-        return self._told(extent.rows, lake_rows, differences, arrived=arrived, purged=purged)
+            parts = _IdRanges.of(self.key, min(ends, default=0), max(ends, default=0))
+            source = self._require(source_sql.checksums(cursor, self.plan, condition, parts.sql))
+        lake = self._lake_checksums(parts)
+        different = [part for part in sorted(source.keys() | lake.keys()) if source.get(part) != lake.get(part)]
+        purged, differences = self._find_differences(parts, bound, different, source, lake)
+        return self._result(extent.rows, lake_rows, differences, arrived=arrived, purged=purged)
 
-    def _whole(self) -> TableCheck:
-        with self.gate.take(1), mysql.connect(self.config.moodle) as cursor:
-            there = self._known(mysql.sums(cursor, self.plan)).get(0, Sum(0, 0))
-        here = self._sums(None).get(0, Sum(0, 0))
-        differences = [] if there == here else [Difference(None, None, there.rows, here.rows)]
-        return self._told(there.rows, here.rows, differences)
+    def _check_whole(self) -> TableCheck:
+        with self.limiter.take(1), mysql.connect(self.config.moodle) as cursor:
+            source = self._require(source_sql.checksums(cursor, self.plan)).get(0, RowsChecksum(0, 0))
+        lake = self._lake_checksums(None).get(0, RowsChecksum(0, 0))
+        differences = [] if source == lake else [Difference(None, None, source.rows, lake.rows)]
+        return self._result(source.rows, lake.rows, differences)
 
-    def _told(
+    def _result(
         self, source_rows: int, lake_rows: int, differences: Sequence[Difference], *, arrived: int = 0, purged: int = 0
     ) -> TableCheck:
         notes = []
-        if self.marked is None:
+        if self.recorded is None:
             notes.append("not written by ingest")
-        elif not self.marked.mark.is_of(self.plan):
+        elif not self.recorded.state.is_of(self.plan):
             notes.append("read in another way since then")
         if differences and self.key is None:
             notes.append("no key: only the whole is compared")
@@ -213,14 +221,14 @@ class _TableCheck:
             arrived=arrived,
             purged=purged,
             differences=tuple(differences),
-            ingested_at=self.marked.committed_at if self.marked else None,
+            ingested_at=self.recorded.committed_at if self.recorded else None,
             note="; ".join(notes),
         )
 
-    def _known(self, sums: dict[int, Sum] | None) -> dict[int, Sum]:
+    def _require(self, sums: dict[int, RowsChecksum] | None) -> dict[int, RowsChecksum]:
         if sums is None:
             raise LakehouseError(
-                "The source makes no SHA-256, so it cannot be compared", where=self.config.moodle.endpoint
+                "The source computes no SHA-256, so it cannot be compared", where=self.config.moodle.endpoint
             )
         return sums
 
@@ -230,79 +238,86 @@ class _TableCheck:
         return self.spark.read.option("snapshot-id", str(snapshot_id)).table(table_names.raw(self.plan.table.name))
 
     def _extent(self, lake: DataFrame) -> tuple[int | None, int | None, int]:
-        """Least and greatest id and the number of rows, by the files' statistics."""
+        """Return the least and greatest id and the number of rows, from the files' statistics."""
         row = lake.agg(F.min(quoted(self.key or "")), F.max(quoted(self.key or "")), F.count("*")).first()
         assert row is not None
         return row[0], row[1], row[2]
 
     def _bound(self, top: int | None) -> int | None:
-        """The id beyond which rows arrived since the last ingest; None: all rows are compared."""
-        if self.marked is None:
+        """Return the id beyond which rows arrived since the last ingest; None: all rows are compared."""
+        if self.recorded is None:
             return None
         ends = [top]
         if self.plan.cursor == self.key:
-            ends.append(self.marked.mark.watermark)
-        if self.marked.snapshot_id != self.snapshot_id:
-            ends.append(self._extent(self._at(self.marked.snapshot_id))[1])
+            ends.append(self.recorded.state.watermark)
+        if self.recorded.snapshot_id != self.snapshot_id:
+            ends.append(self._extent(self._at(self.recorded.snapshot_id))[1])
         return max((end for end in ends if end is not None), default=None)
 
     def _hashed(self, lake: DataFrame, column: Column) -> DataFrame:
         return lake.select(column, row_checksum.spark_hash(self.plan, lake.schema).alias("h"))
 
-    def _sums(self, parts: _Parts | None) -> dict[int, Sum]:
+    def _lake_checksums(self, parts: _IdRanges | None) -> dict[int, RowsChecksum]:
         hashed = self._hashed(self.lake, (parts.column if parts else F.lit(0)).alias("part"))
         totals = hashed.groupBy("part").agg(F.count("*"), row_checksum.spark_total("h"))
-        return {int(number): Sum(rows, int(total)) for number, rows, total in totals.collect()}
+        return {int(number): RowsChecksum(rows, int(total)) for number, rows, total in totals.collect()}
 
     # What differs
 
-    def _narrow(
-        self, parts: _Parts, bound: int | None, different: list[int], there: dict[int, Sum], here: dict[int, Sum]
+    def _find_differences(
+        self,
+        parts: _IdRanges,
+        bound: int | None,
+        different: list[int],
+        source: dict[int, RowsChecksum],
+        lake: dict[int, RowsChecksum],
     ) -> tuple[int, list[Difference]]:
-        """Rows that the source has purged, and the ranges that differ, as narrow as they can be told."""
+        """Compare the rows of the parts that differ.
+
+        Returns the number of rows that the source has purged, and the differences: single rows as far as they are few.
+        """
         purged = 0
         if self.plan.table.keeps_purged:
-            purged = sum(here[part].rows for part in different if part not in there)
-            different = [part for part in different if part in there]
+            purged = sum(lake[part].rows for part in different if part not in source)
+            different = [part for part in different if part in source]
         if not different:
             return purged, []
         size = -(-len(different) // self.config.moodle.max_connections)
-        pieces = [parts.where(different[i : i + size], bound) for i in range(0, len(different), size)]
-        with self.gate.take(len(pieces)):
-            rows = self._compared(pieces).persist()
+        conditions = [parts.where(different[i : i + size], bound) for i in range(0, len(different), size)]
+        with self.limiter.take(len(conditions)):
+            rows = self._compare_rows(conditions).persist()
             try:
                 kinds = {kind: count for kind, count in rows.groupBy("kind").count().collect() if kind is not None}
                 if self.plan.table.keeps_purged:
                     purged += kinds.pop(EXTRA, 0)
-                if sum(kinds.values()) <= ROWS_NAMED:
-                    found = rows.where(F.col("kind").isin(list(kinds))).orderBy("id").collect()
-                    return purged, _runs([(row["id"], row["kind"], row["copies"]) for row in found])
-                return purged, _joined(_finer(rows, parts, list(kinds)))
+                is_few = sum(kinds.values()) <= MAX_ROWS_NAMED
+                found = _rows_that_differ(rows, kinds) if is_few else _ranges_that_differ(rows, parts, kinds)
+                return purged, _merged_neighbours(found)
             finally:
                 rows.unpersist()
 
-    def _compared(self, conditions: list[str]) -> DataFrame:
+    def _compare_rows(self, conditions: list[str]) -> DataFrame:
         """Grain: an id, under the conditions, of source or lake. Columns id, kind (null: equal), copies in the lake."""
         key = quoted(self.key or "")
         row_hash = row_checksum.sql_hash(self.plan)
         query = f"SELECT {key}, {row_hash} AS h FROM {quoted(self.plan.source)}{self.plan.where()}"
-        there = query_jdbc(
-            self.spark, self.config.moodle, query, f"{key} BIGINT, h STRING", conditions, FETCH_ROWS
-        ).withColumnRenamed(self.key or "", "id")
-        here = self._hashed(self.lake.where(" OR ".join(conditions)), F.col(key).cast("bigint").alias("id"))
-        here = here.groupBy("id").agg(F.count("*").alias("copies"), F.min("h").alias("lake"))
+        schema = f"{key} BIGINT, h STRING"
+        source = jdbc_reader.read_query(self.spark, self.config.moodle, query, schema, conditions)
+        source = source.withColumnRenamed(self.key or "", "id")
+        lake = self._hashed(self.lake.where(" OR ".join(conditions)), F.col(key).cast("bigint").alias("id"))
+        lake = lake.groupBy("id").agg(F.count("*").alias("copies"), F.min("h").alias("lake"))
         kind = (
             F.when(F.col("lake").isNull(), F.lit(MISSING))
             .when(F.col("h").isNull(), F.lit(EXTRA))
             .when(F.col("copies") > 1, F.lit(DOUBLED))
             .when(F.col("h") != F.col("lake"), F.lit(CHANGED))
         )
-        joined = there.join(here, how="full_outer", on="id")
+        joined = source.join(lake, how="full_outer", on="id")
         return joined.select("id", kind.alias("kind"), F.coalesce("copies", F.lit(0)).alias("copies"))
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _IdRanges:
     """Ranges of ids of one width: part 0 begins at base."""
 
     key: str
@@ -310,8 +325,8 @@ class _Parts:
     width: int
 
     @classmethod
-    def of(cls, key: str, low: int, high: int) -> _Parts:
-        return cls(key, low, max(RANGE_IDS, -(-(high - low + 1) // RANGES)))
+    def of(cls, key: str, low: int, high: int) -> _IdRanges:
+        return cls(key, low, max(MIN_RANGE_IDS, -(-(high - low + 1) // RANGES)))
 
     @property
     def sql(self) -> str:
@@ -321,58 +336,54 @@ class _Parts:
     def column(self) -> Column:
         return F.expr(f"(CAST({quoted(self.key)} AS BIGINT) - {self.base}) DIV {self.width}")
 
+    def ends(self, first: int, last: int | None = None) -> tuple[int, int]:
+        """Return the least and greatest id of a part, or of neighbours from the first to the last."""
+        return self.base + first * self.width, self.base + ((first if last is None else last) + 1) * self.width - 1
+
     def where(self, parts: Sequence[int], bound: int | None) -> str:
-        """The condition for the ids of some parts, in SQL of source and lake; neighbours make one range."""
-        ranges: list[list[int]] = []
+        """Return the condition for the ids of some parts, in SQL of source and lake; neighbours make one range."""
+        neighbours: list[list[int]] = []
         for part in sorted(parts):
-            if ranges and ranges[-1][1] == part - 1:
-                ranges[-1][1] = part
+            if neighbours and neighbours[-1][1] == part - 1:
+                neighbours[-1][1] = part
             else:
-                ranges.append([part, part])
-        key = quoted(self.key)
-        inside = " OR ".join(
-            f"{key} BETWEEN {self.base + low * self.width} AND {self.base + (high + 1) * self.width - 1}"
-            for low, high in ranges
-        )
-        return f"({inside})" if bound is None else f"({inside}) AND {key} <= {bound}"
+                neighbours.append([part, part])
+        ranges = [self.ends(first, last) for first, last in neighbours]
+        inside = " OR ".join(f"{quoted(self.key)} BETWEEN {low} AND {high}" for low, high in ranges)
+        return f"({inside})" if bound is None else f"({inside}) AND {quoted(self.key)} <= {bound}"
 
 
-def _runs(rows: Sequence[tuple[int, str, int]]) -> list[Difference]:
-    """Single rows that differ (id, kind, copies in the lake) as ranges of neighbours."""
-    return _joined(Difference(number, number, int(kind != EXTRA), copies, **{kind: 1}) for number, kind, copies in rows)
+def _rows_that_differ(rows: DataFrame, kinds: Iterable[str]) -> Iterator[Difference]:
+    """Yield a difference for each row of the kinds, in order of id."""
+    for row in rows.where(F.col("kind").isin(list(kinds))).orderBy("id").collect():
+        yield Difference(row["id"], row["id"], int(row["kind"] != EXTRA), row["copies"], **{row["kind"]: 1})
 
 
-def _finer(rows: DataFrame, parts: _Parts, kinds: Sequence[str]) -> list[Difference]:
-    """The narrower ranges in which rows differ."""
-    width = max(1, parts.width // NARROWER)
-    part = F.expr(f"(id - {parts.base}) DIV {width}").alias("part")
-    counts = [F.count(F.when(F.col("kind") == kind, 1)).alias(kind) for kind in KINDS]
+def _ranges_that_differ(rows: DataFrame, parts: _IdRanges, kinds: Iterable[str]) -> Iterator[Difference]:
+    """Yield a difference for each split of the parts in which rows differ, in order of id."""
+    splits = _IdRanges("id", parts.base, max(1, parts.width // SPLITS))
+    counts = [F.count(F.when(F.col("kind") == kind, 1)).alias(kind) for kind in kinds]
     at_source = F.count(F.when(F.col("kind").isNull() | (F.col("kind") != EXTRA), 1))
-    found = rows.groupBy(part).agg(at_source.alias("source"), F.sum("copies").alias("lake"), *counts)
-    any_differs = reduce(lambda a, b: a | b, [F.col(kind) > 0 for kind in kinds])
-    return [
-        Difference(
-            parts.base + row["part"] * width,
-            parts.base + (row["part"] + 1) * width - 1,
-            row["source"],
-            row["lake"],
-            **{kind: row[kind] for kind in kinds},
-        )
-        for row in found.where(any_differs).orderBy("part").collect()
-    ]
+    found = rows.groupBy(splits.column.alias("part")).agg(
+        at_source.alias("source"), F.sum("copies").alias("lake"), *counts
+    )
+    differs = reduce(or_, [F.col(kind) > 0 for kind in kinds])
+    for row in found.where(differs).orderBy("part").collect():
+        low, high = splits.ends(row["part"])
+        yield Difference(low, high, row["source"], row["lake"], **{kind: row[kind] for kind in kinds})
 
 
-def _joined(differences: Sequence[Difference] | Iterator[Difference]) -> list[Difference]:
-    """Neighbouring ranges as one."""
-    joined: list[Difference] = []
+def _merged_neighbours(differences: Iterable[Difference]) -> list[Difference]:
+    """Merge neighbouring ranges into one."""
+    merged: list[Difference] = []
     for one in differences:
-        last = joined[-1] if joined else None
+        last = merged[-1] if merged else None
         if last is None or last.high is None or one.low != last.high + 1:
-            joined.append(one)
+            merged.append(one)
             continue
         numbers = {n: getattr(last, n) + getattr(one, n) for n in ("source_rows", "lake_rows", *KINDS)}
-        joined[-1] = Difference(last.low, one.high, **numbers)
-    return joined
+        merged[-1] = Difference(last.low, one.high, **numbers)
+    return merged
 
 
 def _iso(check: TableCheck) -> str | None:

@@ -1,4 +1,4 @@
-"""The files of tables as pyarrow sees them, on the object store or on a disk: for what has to look at files themselves."""
+"""Read and write tables' files with pyarrow, on the object store or on a disk."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def settings(loaded: Any) -> dict[str, str]:
-    """The settings of S3 by which a loaded (Java) table reads its files, for whoever opens them elsewhere."""
+    """Return the settings of S3 by which a loaded (Java) table reads its files, for whoever opens them elsewhere."""
     return {k: v for k, v in dict(loaded.io().properties()).items() if k.startswith(("s3.", "client."))}
 
 
 def place(path: str, properties: Mapping[str, str]) -> tuple[fs.FileSystem, str]:
-    """Where a path lies, and the path in there. properties: Iceberg's names of S3's settings, as settings() gives them."""
+    """Return the file system of a path, and the path in it. properties: as settings() gives them."""
     from pyarrow import fs
 
     url = urlsplit(path)
@@ -39,7 +39,7 @@ def place(path: str, properties: Mapping[str, str]) -> tuple[fs.FileSystem, str]
 
 
 def files_below(path: str, properties: Mapping[str, str]) -> list[str]:
-    """Every file below a folder, by names as the folder's own; none where there is no such folder."""
+    """Return every file below a folder, with the folder's own prefix; none where there is no such folder."""
     from pyarrow import fs
 
     system, inside = place(path, properties)
@@ -49,7 +49,7 @@ def files_below(path: str, properties: Mapping[str, str]) -> list[str]:
 
 
 def field(name: str, kind: pa.DataType, field_id: int) -> pa.Field:
-    """A column of a file with the id by which Iceberg knows it."""
+    """Return a column of a file with the id by which Iceberg knows it."""
     import pyarrow as pa
 
     return pa.field(name, kind, metadata={"PARQUET:field_id": str(field_id)})
@@ -57,7 +57,7 @@ def field(name: str, kind: pa.DataType, field_id: int) -> pa.Field:
 
 @contextlib.contextmanager
 def parquet(path: str, schema: pa.Schema, properties: Mapping[str, str]) -> Iterator[Any]:
-    """A pyarrow.parquet.ParquetWriter of a new file; schema of fields as field() makes them.
+    """Open a pyarrow.parquet.ParquetWriter of a new file; schema of fields as field() makes them.
 
     Text has dictionaries and no bounds, numbers have bounds and no dictionaries. Both for both takes a quarter more
     time and a tenth more space: ids and times hardly repeat, and the bounds of text are the same in every file of a log.

@@ -1,4 +1,4 @@
-"""What ran, when and how it ended: lakehouse.ops.job_run, and the run's id that every table of a run carries."""
+"""Record what ran, when and how it ended in lakehouse.ops.job_run, under the id that every table of a run carries."""
 
 from __future__ import annotations
 
@@ -12,29 +12,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from pyspark.sql import SparkSession
-from pyspark.sql import types as T
 
-from moodle_lakehouse.lake import table_names, tables, writers
+from moodle_lakehouse.lake import contracts, table_names, tables, writers
 
 log = logging.getLogger(__name__)
-
-JOB_RUN_SCHEMA = T.StructType(
-    [
-        T.StructField("run_id", T.StringType(), False),
-        T.StructField("job", T.StringType(), False),
-        T.StructField("started_at", T.TimestampType(), False),
-        T.StructField("finished_at", T.TimestampType(), False),
-        T.StructField("status", T.StringType(), False),
-        T.StructField("detail", T.StringType(), True),
-    ]
-)
 
 _run_id: str | None = None
 _running: dict[str, Job] = {}
 
 
 def run_id() -> str:
-    """The id of this run: one for the process, so that all steps of a pipeline share it. Sorts by time."""
+    """Return the id of this run: one for the process, so that all steps of a pipeline share it. Sorts by time."""
     global _run_id
     if _run_id is None:
         _run_id = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
@@ -42,7 +30,7 @@ def run_id() -> str:
 
 
 class Job:
-    """A running job: what it notes in detail is kept with its row of job_run."""
+    """A running job; what it puts into detail is kept with its row of job_run."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -54,7 +42,7 @@ class Job:
 def job(spark: SparkSession, name: str) -> Iterator[Job]:
     """Run a job and append its row (grain: one job of one run) to ops.job_run, also when it fails.
 
-    A job that is running already is not counted twice: what it opens again under its name is itself.
+    A job of the same name that is running already is yielded again and not recorded twice.
     """
     if name in _running:
         yield _running[name]
@@ -95,4 +83,4 @@ def _append(spark: SparkSession, current: Job, started: dt.datetime, status: str
         status,
         json.dumps({"seconds": round(current.seconds, 1), **current.detail}, default=str),
     )
-    writers.append_rows(spark, [row], JOB_RUN_SCHEMA, table_names.JOB_RUN, run_id=run_id())
+    writers.append_rows(spark, [row], contracts.schema(table_names.JOB_RUN), table_names.JOB_RUN, run_id=run_id())

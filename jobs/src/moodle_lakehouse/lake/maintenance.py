@@ -1,11 +1,11 @@
 """Keep the lake's tables small and quick: join files, expire snapshots, join manifests, remove files of dead jobs.
 
-What is done to which table is data (maintenance.yml). Every step is one commit of Iceberg's own, or none: a running
-job is never in the way of it, nor it in theirs. A step that meets somebody else's commit is left to the next run;
-an ingest that meets one of these commits looks once more (ingest.table_sync).
+What is done to which table is data (maintenance.yml). Every step is one of Iceberg's own commits, or none: it does not
+block a running job, nor is it blocked by one. A step that meets another job's commit is left to the next run;
+an ingest that meets one of these commits reads the table's state again (ingest.table_sync).
 
-What jobs noted in a snapshot, such as the watermark, is looked up through its ancestors: the newest snapshot with
-such a note, and the newest that changed rows, are kept however old they are.
+What jobs record in a snapshot, such as the state of a sync, is looked up through its ancestors: the newest snapshot with
+such a record, and the newest that changed rows, are kept however old they are.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from functools import partial
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pyspark.sql import SparkSession
 
-from moodle_lakehouse.errors import ConfigError, LakehouseError, bullet_list, reason
+from moodle_lakehouse.errors import ConfigError, LakehouseError, bullet_list, fault, reason
 from moodle_lakehouse.lake import job_runs, snapshots, table_names, tables, worker_pool, writers
 
 log = logging.getLogger(__name__)
@@ -34,28 +35,29 @@ WORKERS = 4  # tables at a time
 MANIFEST_BYTES = 8 * 1024 * 1024  # what Iceberg joins manifests to
 
 
-@dataclass(frozen=True)
-class Policy:
-    """What happens to one table; maintenance.yml tells what each means."""
+class Policy(BaseModel):
+    """What happens to one table; maintenance.yml says what each means."""
 
-    history_days: float
-    keep_snapshots: int
-    small_files: int
-    manifests: int
-    orphan_days: float
-    sort: tuple[str, ...] = ()
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    history_days: float = Field(ge=0)
+    keep_snapshots: int = Field(ge=1)
+    small_files: int = Field(ge=2)
+    manifests: int = Field(ge=2)
+    orphan_days: float = Field(ge=1)
+    sort: list[str] = []
 
 
 @dataclass(frozen=True)
 class Policies:
-    """All of maintenance.yml: full rules of the namespaces, and what tables have of their own."""
+    """All of maintenance.yml: the rules of the namespaces, and those of tables that have their own."""
 
     namespaces: dict[str, Policy]
-    tables: dict[str, dict[str, Any]]
+    tables: dict[str, Policy]
 
     def of(self, table: str) -> Policy:
-        """The policy of namespace.table."""
-        return dataclasses.replace(self.namespaces[table.split(".")[0]], **self.tables.get(table, {}))
+        """Return the policy of namespace.table."""
+        return self.tables.get(table) or self.namespaces[table.split(".")[0]]
 
 
 @dataclass(frozen=True)
@@ -91,49 +93,49 @@ class TableResult:
 
     @property
     def changed(self) -> bool:
+        """Return whether anything was done."""
         return bool(self.rewritten or self.expired or self.manifests_rewritten or self.orphans)
 
 
 def load() -> Policies:
-    """The policies that come with this package."""
+    """Return the policies that come with this package."""
     text = importlib.resources.files(__package__).joinpath(FILE).read_text(encoding="utf-8")
     return parse(yaml.safe_load(text))
 
 
-_NUMBERS = {"history_days": 0, "keep_snapshots": 1, "small_files": 2, "manifests": 2, "orphan_days": 1}
-
-
 def parse(document: Any) -> Policies:
-    """Checked policies from their YAML; wrong ones name every fault."""
-    faults: list[str] = []
+    """Return the checked policies of a YAML's content; wrong ones are refused with every fault."""
+    faults = [f"{name}: missing" for name in table_names.NAMESPACES if name not in document["namespaces"]]
+    checked: dict[str, Policy] = {}
     for name, rule in [*document["namespaces"].items(), *document["tables"].items()]:
-        whole = name in document["namespaces"]
-        if name.split(".")[0] not in table_names.NAMESPACES:
-            faults.append(f"{name}: no namespace of the lake")
-        faults.extend(f"{name}: {key} is unknown" for key in rule.keys() - {*_NUMBERS, "sort"})
-        faults.extend(f"{name}: {key} is missing" for key in _NUMBERS.keys() - rule.keys() if whole)
-        faults.extend(
-            f"{name}: {key} is {rule[key]!r}; use a number, at least {least}"
-            for key, least in _NUMBERS.items()
-            if key in rule and (not isinstance(rule[key], int | float) or rule[key] < least)
-        )
-        rule["sort"] = tuple(rule["sort"]) if "sort" in rule else ()
-    faults.extend(f"{name}: missing" for name in table_names.NAMESPACES if name not in document["namespaces"])
+        namespace = name.split(".")[0]
+        if namespace not in table_names.NAMESPACES:
+            faults.append(f"{name}: no namespace of the lake; there are: {', '.join(table_names.NAMESPACES)}")
+            continue
+        try:
+            checked[name] = Policy.model_validate({**document["namespaces"].get(namespace, {}), **rule})
+        except ValidationError as error:
+            faults.extend(fault(one, name) for one in error.errors())
     if faults:
-        raise LakehouseError("The policies of maintenance are not valid:\n" + bullet_list(sorted(faults)), where=FILE)
-    return Policies({name: Policy(**rule) for name, rule in document["namespaces"].items()}, document["tables"])
+        raise LakehouseError(
+            "The policies of maintenance are not valid:\n" + bullet_list(sorted(set(faults))),
+            where=FILE,
+            remedy="correct the named keys; the head of the file says what each means",
+        )
+    namespaces = {name: policy for name, policy in checked.items() if name in document["namespaces"]}
+    return Policies(namespaces, {name: policy for name, policy in checked.items() if name not in namespaces})
 
 
 def run(
     spark: SparkSession, names: Sequence[str] = (), *, dry_run: bool = False, policies: Policies | None = None
 ) -> list[TableResult]:
-    """Maintain the named tables (namespace.table), or all of the lake; dry_run: only tell what would be done."""
+    """Maintain the named tables (namespace.table), or all of the lake; dry_run: only report what would be done."""
     policies = policies or load()
     with job_runs.job(spark, "maintain") as job:
-        homes = tables.table_locations(spark)
-        wanted = _chosen(homes, names)
+        locations = tables.table_locations(spark)
+        wanted = _chosen(locations, names)
         work = {
-            name: partial(_Maintenance(spark, name, policies.of(name), _shared(name, homes), dry_run=dry_run).run)
+            name: partial(_Maintenance(spark, name, policies.of(name), _shared(name, locations), dry_run=dry_run).run)
             for name in wanted
         }
         results, failures = worker_pool.each(spark, work, workers=WORKERS, name="maintain")
@@ -151,25 +153,27 @@ def run(
     return results
 
 
-def _chosen(homes: Mapping[str, str], names: Sequence[str]) -> list[str]:
-    there = sorted(name for name in homes if name.split(".")[0] in table_names.NAMESPACES and name.count(".") == 1)
-    unknown = [name for name in names if name not in there]
+def _chosen(locations: Mapping[str, str], names: Sequence[str]) -> list[str]:
+    existing = sorted(
+        name for name in locations if name.split(".")[0] in table_names.NAMESPACES and name.count(".") == 1
+    )
+    unknown = [name for name in names if name not in existing]
     if unknown:
         raise ConfigError(
             f"The lake has no table {', '.join(unknown)}",
-            remedy=f"name tables with their namespace, such as raw.course; there are: {', '.join(there)}",
+            remedy=f"name tables with their namespace, such as raw.course; there are: {', '.join(existing)}",
         )
-    return list(dict.fromkeys(names)) if names else there
+    return list(dict.fromkeys(names)) if names else existing
 
 
-def _shared(name: str, homes: Mapping[str, str]) -> list[str]:
-    """Other tables whose files lie in the same folder, or in one inside it: a renamed table keeps its folder."""
-    mine = homes[name]
-    return sorted(other for other, home in homes.items() if other != name and home.startswith(mine))
+def _shared(name: str, locations: Mapping[str, str]) -> list[str]:
+    """Return other tables whose files lie in the same folder, or in one inside it: a renamed table keeps its folder."""
+    mine = locations[name]
+    return sorted(other for other, location in locations.items() if other != name and location.startswith(mine))
 
 
 class _Maintenance:
-    """One table. shared: tables that have files in its folder, which only it knows as strangers."""
+    """The steps for one table. shared: other tables that have files in its folder, which would pass for its orphans."""
 
     def __init__(self, spark: SparkSession, name: str, policy: Policy, shared: list[str], *, dry_run: bool) -> None:
         self.spark, self.name, self.policy, self.shared, self.dry_run = spark, name, policy, shared, dry_run
@@ -260,7 +264,7 @@ class _Maintenance:
         if loaded.currentSnapshot() is None:
             return
         older_than = int((time.time() - self.policy.history_days * 86_400) * 1000)
-        keep = max(int(self.policy.keep_snapshots), _needed(loaded))
+        keep = max(self.policy.keep_snapshots, _needed(loaded))
         doomed = loaded.expireSnapshots().expireOlderThan(older_than).retainLast(keep).apply()
         if not len(doomed):
             return
@@ -301,17 +305,17 @@ def _manifests(loaded: Any) -> list[Any]:
 
 
 def _needed(loaded: Any) -> int:
-    """How many snapshots, from the current one back, hold the newest rows and the newest note of a job."""
+    """Count how many snapshots, from the current one back, hold the newest rows and the newest record of a job."""
     rows = False
     at_rows = 1
     for number, snapshot in enumerate(snapshots.ancestors(loaded), start=1):
         if not rows and snapshot.operation() != "replace":
             rows, at_rows = True, number
-        if rows and snapshots.notes_of(snapshot):
+        if rows and snapshots.records_of(snapshot):
             return number
     return at_rows
 
 
 def _detail(result: TableResult) -> dict[str, Any]:
-    told = {k: v for k, v in dataclasses.asdict(result).items() if k not in ("table", "orphan_paths") and v}
-    return {**told, "seconds": round(result.seconds, 1)}
+    shown = {k: v for k, v in dataclasses.asdict(result).items() if k not in ("table", "orphan_paths") and v}
+    return {**shown, "seconds": round(result.seconds, 1)}

@@ -1,4 +1,4 @@
-"""The one cut through time: what was known at a moment T, and nothing of what came after.
+"""Cut tables to what was known at a moment T, without anything that came after.
 
 A row is known at T when it happened strictly before T. Attributes that came later than the row itself
 (an end of enrolment, a completion) are blanked instead. Every reader of the curated tables that works
@@ -34,7 +34,7 @@ TERM_DAYS = 30
 
 
 def cut(df: DataFrame, table: str, as_of: dt.datetime | None) -> DataFrame:
-    """The table as it stood at as_of: same grain and columns, later rows and values removed.
+    """Return the table as it was at as_of: same grain and columns, later rows and values removed.
 
     table is a curated table's name, with or without catalog and namespace. as_of None means no cut.
     A fact whose moment is unknown (null) is removed, a dimension's row is kept.
@@ -58,17 +58,17 @@ def cut(df: DataFrame, table: str, as_of: dt.datetime | None) -> DataFrame:
 
 
 def literal(moment: dt.datetime) -> Column:
-    """The moment as a Spark timestamp, free of this machine's time zone."""
+    """Return the moment as a Spark timestamp, free of this machine's time zone."""
     return F.lit(utc(moment))
 
 
 def utc(moment: dt.datetime) -> dt.datetime:
-    """The moment in UTC; one without a zone is UTC already."""
+    """Return the moment in UTC; one without a zone is UTC already."""
     return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
 
 
 def parse(value: str, where: str = "--as-of / analytics.as_of") -> dt.datetime:
-    """A moment from an ISO date or date and time; UTC unless it says otherwise. where: named when it is none."""
+    """Return the moment of an ISO date or date and time; UTC unless it says otherwise. where: named when it is none."""
     try:
         return utc(dt.datetime.fromisoformat(value))
     except ValueError:
@@ -80,7 +80,7 @@ def parse(value: str, where: str = "--as-of / analytics.as_of") -> dt.datetime:
 
 
 def resolve_as_of(spark: SparkSession, value: str) -> dt.datetime:
-    """The moment meant by now, mid-term or an ISO date.
+    """Return the moment meant by now, mid-term or an ISO date.
 
     mid-term is halfway, rounded down to a day, through the latest term: from the first start to the last end
     of the courses that start within 30 days of the latest start. Courses without an end do not count.
@@ -100,7 +100,7 @@ def resolve_as_of(spark: SparkSession, value: str) -> dt.datetime:
 
 
 def mid_term(courses: DataFrame) -> dt.datetime:
-    """The middle of the latest term of dim_course, at midnight UTC."""
+    """Return the middle of the latest term of dim_course, at midnight UTC."""
     dated = courses.where("end_at > start_at").select(
         F.unix_timestamp("start_at").alias("start"), F.unix_timestamp("end_at").alias("end")
     )
@@ -112,7 +112,7 @@ def mid_term(courses: DataFrame) -> dt.datetime:
     )
     if term is None or term["start"] is None:
         raise LakehouseError(
-            "No course has both a start and an end, so there is no term to stand in the middle of",
+            "No course has both a start and an end, so there is no middle of a term",
             where=table_names.DIM_COURSE,
             remedy="use --as-of now or a date, or set end dates in Moodle's courses",
         )

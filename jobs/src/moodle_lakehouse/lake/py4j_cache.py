@@ -1,4 +1,4 @@
-"""Packages, classes and static methods of Java, as Py4J hands them to Python: asked for once.
+"""Cache the packages, classes and static methods of Java that Py4J has looked up.
 
 Py4J asks Java at every mention, and pyspark mentions some with each column that it makes. For a name without a package
 (functions, SparkSession) Java then looks into every package that pyspark imports, and for each of those into every jar,
@@ -16,7 +16,7 @@ from py4j.java_gateway import JavaClass, JavaMember, JavaPackage, JVMView
 
 @functools.cache
 def remember() -> None:
-    """From now on what was found once stays with whom it was asked of. Values of static fields are asked for each time."""
+    """Keep what is looked up from now on in the object that was asked. Values of static fields are asked for each time."""
     for kind in (JVMView, JavaPackage, JavaClass):
         kind.__getattr__ = _remembering(kind.__getattr__)
 

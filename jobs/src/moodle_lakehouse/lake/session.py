@@ -1,4 +1,4 @@
-"""The Spark session of a job.
+"""Start the Spark session of a job.
 
 Master, catalog and credentials come from spark-defaults.conf alone, so that no secret stands on a command
 line. The executors' image holds no code of this package: it is shipped with every session, so new code
@@ -37,12 +37,12 @@ _DEFAULTS = {
     "spark.ui.showConsoleProgress": "false",
 }
 
-# For what is read in this process: too little to be worth planning each of its stages anew when the last is known.
+# For what is read in this process: too little to be worth replanning each of its stages when the last is known.
 _IN_PROCESS = {"spark.sql.shuffle.partitions": "2", "spark.sql.adaptive.enabled": "false"}
 
 
 def create(job: str, config: Config, *, on_cluster: bool = True) -> SparkSession:
-    """A session for the named job, on the cluster unless it reads so little that its executors would take longer."""
+    """Start a session for the named job, on the cluster unless it reads so little that its executors would take longer."""
     use_utc()
     py4j_cache.remember()
     builder = SparkSession.builder.appName(f"moodle-lakehouse {job}").config(
@@ -73,7 +73,7 @@ def create(job: str, config: Config, *, on_cluster: bool = True) -> SparkSession
 
 
 def local(warehouse: str | os.PathLike[str], *, cores: int = 2, name: str = "moodle-lakehouse tests") -> SparkSession:
-    """A session in this process with an Iceberg catalog in a folder: the tests' lakehouse.
+    """Start a session in this process with an Iceberg catalog in a folder: the tests' lakehouse.
 
     The jars come from the folder named by LAKEHOUSE_TEST_JARS, or are those of the installed pyspark.
     """
@@ -110,7 +110,7 @@ def local(warehouse: str | os.PathLike[str], *, cores: int = 2, name: str = "moo
 
 
 def test_jars() -> list[str]:
-    """The jars that a local session adds to pyspark's own; none where they are installed beside them."""
+    """Return the jars that a local session adds to pyspark's own; none where they are installed beside them."""
     folder = os.environ.get(TEST_JARS_VARIABLE)
     if not folder:
         return []
@@ -122,14 +122,14 @@ def test_jars() -> list[str]:
 
 
 def use_utc() -> None:
-    """Python's own conversions of timestamps follow the process's zone; the lake knows UTC only."""
+    """Set the process's zone, which Python's own conversions of timestamps follow: the lake knows UTC only."""
     os.environ["TZ"] = "UTC"
     time.tzset()
 
 
 @cache
 def package_zip() -> str:
-    """This package as a zip for the executors, made once in a process and removed at its end."""
+    """Make the whole package a zip for the executors, once in a process and removed at its end; returns its path."""
     folder = tempfile.mkdtemp(prefix="moodle-lakehouse-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     target = Path(folder) / "moodle_lakehouse.zip"
@@ -140,7 +140,7 @@ def package_zip() -> str:
 
 
 def package_files() -> Iterator[tuple[str, bytes]]:
-    """Names and contents of this package's code and data."""
+    """Yield names and contents of the whole package's code and data (.py, .yml), subpackages included."""
     package = Path(moodle_lakehouse.__file__).resolve().parent
     for file in sorted(package.rglob("*")):
         if file.suffix in (".py", ".yml"):
@@ -154,7 +154,7 @@ def _finish(spark: SparkSession) -> None:
 
 @contextlib.contextmanager
 def _stdout_is_stderr() -> Iterator[None]:
-    """The JVM inherits this process's streams; standard output belongs to results alone."""
+    """Send standard output, which belongs to results alone, to standard error while the JVM inherits the streams."""
     sys.stdout.flush()
     saved = os.dup(1)
     try:

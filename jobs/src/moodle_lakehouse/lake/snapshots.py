@@ -13,13 +13,13 @@ RUN_ID = "lakehouse.run-id"  # in the summary of every snapshot
 
 
 def snapshot_id(loaded: Any) -> int | None:
-    """The current snapshot of a loaded table; None before the first."""
+    """Return the current snapshot's id of a loaded table; None before the first."""
     snapshot = loaded.currentSnapshot()
     return None if snapshot is None else int(snapshot.snapshotId())
 
 
 def ancestors(loaded: Any) -> Iterator[Any]:
-    """The snapshots of a loaded table from the current one back to the oldest that has not expired; none of None."""
+    """Yield the snapshots of a loaded table from the current one back to the oldest that has not expired; none of None."""
     snapshot = None if loaded is None else loaded.currentSnapshot()
     while snapshot is not None:
         yield snapshot
@@ -28,7 +28,7 @@ def ancestors(loaded: Any) -> Iterator[Any]:
 
 
 def newest_rows(loaded: Any) -> Any:
-    """The snapshot that last changed a loaded table's rows; maintenance's own snapshots only move them to other files."""
+    """Return the snapshot that last changed a loaded table's rows; maintenance's own only move them to other files."""
     found = None
     for snapshot in ancestors(loaded):
         found = snapshot
@@ -37,16 +37,16 @@ def newest_rows(loaded: Any) -> Any:
     return found
 
 
-def notes(loaded: Any) -> dict[str, str]:
-    """What jobs noted in the newest snapshot that has such a note (watermark.Mark, history.Mark, made_from).
+def records(loaded: Any) -> dict[str, str]:
+    """Return what jobs recorded in the newest snapshot with such a record: sync state, history, fingerprint.
 
-    A commit that is not theirs has to carry it on, before the snapshots behind it expire.
+    Any other commit has to carry it on, before the snapshots behind it expire.
     """
-    return next((found for snapshot in ancestors(loaded) if (found := notes_of(snapshot))), {})
+    return next((found for snapshot in ancestors(loaded) if (found := records_of(snapshot))), {})
 
 
-def notes_of(snapshot: Any) -> dict[str, str]:
-    """What jobs noted in a snapshot's summary, besides the run's id."""
+def records_of(snapshot: Any) -> dict[str, str]:
+    """Return what jobs recorded in a snapshot's summary, besides the run's id."""
     return {
         k: v for k, v in dict(snapshot.summary()).items() if k.startswith(f"{table_names.CATALOG}.") and k != RUN_ID
     }

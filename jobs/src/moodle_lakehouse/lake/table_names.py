@@ -28,19 +28,20 @@ ERASED_USER = f"{CATALOG}.ops.erased_user"
 
 
 def raw(name: str) -> str:
-    """The raw table of a Moodle table; name without Moodle's prefix."""
+    """Return the raw table of a Moodle table; name without Moodle's prefix."""
     return f"{CATALOG}.raw.{name}"
 
 
 def bench(name: str) -> str:
-    """A table that lives as long as a measurement."""
+    """Return a table that lives as long as a benchmark."""
     return f"{CATALOG}.bench.{name}"
 
 
 def quoted(table: str) -> str:
-    """A full name as SQL wants it."""
+    """Return a full name as SQL wants it."""
     return ".".join(quoted_name(part) for part in table.split("."))
 
 
 def quoted_name(name: str) -> str:
+    """Return an identifier as SQL wants it."""
     return "`" + name.replace("`", "``") + "`"

@@ -16,7 +16,7 @@ from moodle_lakehouse.lake import table_names
 
 @contextmanager
 def bench_namespace(spark: SparkSession) -> Iterator[None]:
-    """The namespace of such tables, for as long as there are any."""
+    """Make the namespace of benchmarks' tables, and drop it when none is left."""
     spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {table_names.CATALOG}.bench")
     try:
         yield
@@ -32,11 +32,12 @@ def ensure_namespaces(spark: SparkSession) -> None:
 
 
 def exists(spark: SparkSession, table: str) -> bool:
+    """Return whether the table exists."""
     return spark.catalog.tableExists(table)
 
 
 def read(spark: SparkSession, table: str) -> DataFrame | None:
-    """The table, or None when it does not exist (yet)."""
+    """Return the table, or None when it does not exist (yet)."""
     try:
         return spark.table(table)
     except AnalysisException as error:
@@ -46,7 +47,7 @@ def read(spark: SparkSession, table: str) -> DataFrame | None:
 
 
 def local_rows(spark: SparkSession, rows: Sequence[tuple[Any, ...]], schema: StructType | str) -> DataFrame:
-    """A few rows that the driver has, by Arrow. For a list, createDataFrame would start Python on the executors."""
+    """Return a few rows of the driver as a frame, by Arrow: of a list, createDataFrame would start Python on the executors."""
     import pandas as pd
 
     columns = _parse_datatype_string(schema) if isinstance(schema, str) else schema
@@ -56,7 +57,7 @@ def local_rows(spark: SparkSession, rows: Sequence[tuple[Any, ...]], schema: Str
 
 
 def read_at(spark: SparkSession, table: str, snapshot: int) -> DataFrame:
-    """The table as a snapshot of it was; refuses one that is gone."""
+    """Return the table as of a snapshot; one that has expired is refused."""
     loaded = load(spark, table)
     if loaded is None or loaded.snapshot(snapshot) is None:
         raise LakehouseError(
@@ -68,17 +69,17 @@ def read_at(spark: SparkSession, table: str, snapshot: int) -> DataFrame:
 
 
 def load(spark: SparkSession, table: str) -> Any:
-    """Iceberg's own (Java) view of the table as it is now, or None when it does not exist. No job runs for it.
+    """Return Iceberg's own (Java) view of the current table, or None when it does not exist. No Spark job runs for it.
 
     The catalog is asked first: where a table does not exist that is named like one of Iceberg's metadata tables, as
     Moodle's `files` is, a REST catalog that loads it fails.
     """
-    catalog, identifier = _found_by(spark, table)
+    catalog, identifier = catalog_of(spark, table)
     return catalog.loadTable(identifier) if catalog.tableExists(identifier) else None
 
 
-def _found_by(spark: SparkSession, table: str) -> tuple[Any, Any]:
-    """Iceberg's own catalog of a table, and what the table is called there."""
+def catalog_of(spark: SparkSession, table: str) -> tuple[Any, Any]:
+    """Return Iceberg's own catalog of a table, and the table's identifier there."""
     jvm: Any = spark._jvm
     name, inside = table.split(".", 1)
     catalog = jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergCatalog(spark._jsparkSession, name)
@@ -86,7 +87,7 @@ def _found_by(spark: SparkSession, table: str) -> tuple[Any, Any]:
 
 
 def table_locations(spark: SparkSession) -> dict[str, str]:
-    """namespace.table -> where its files are, of everything in the catalog, also what is not the jobs'."""
+    """Return namespace.table -> folder of its files, of every table in the catalog, also of those that are not the jobs'."""
     found = {}
     namespaces = [row[0] for row in spark.sql(f"SHOW NAMESPACES IN {table_names.CATALOG}").collect()]
     while namespaces:
@@ -103,11 +104,11 @@ def table_locations(spark: SparkSession) -> dict[str, str]:
 
 
 def row_count(spark: SparkSession, table: str) -> int:
-    """Rows by the current snapshot's summary: no job runs for it. Exact, since no table has delete files."""
+    """Return the rows by the current snapshot's summary, without a Spark job. Exact, since no table has delete files."""
     return rows_of(load(spark, table))
 
 
 def rows_of(loaded: Any) -> int:
-    """Rows of a loaded table."""
+    """Return the rows of a loaded table."""
     snapshot = loaded.currentSnapshot()
     return 0 if snapshot is None else int(snapshot.summary().get("total-records"))

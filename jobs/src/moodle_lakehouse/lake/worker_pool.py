@@ -1,4 +1,4 @@
-"""Several tables at a time, each on its own: one that fails leaves the others alone."""
+"""Process several tables at a time; one that fails leaves the others alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 def each(
     spark: SparkSession, work: Mapping[str, Callable[[], Result]], *, workers: int, name: str
 ) -> tuple[list[Result], list[str]]:
-    """What the work on each table gave, in order of the tables' names, and why the others failed.
+    """Do the work on each table; returns the results in order of the tables' names, and why the others failed.
 
     Work begins in the order of the mapping. An interruption ends all of it.
     """
@@ -54,13 +54,13 @@ def each(
 
 
 def _as_completed(name: str, tasks: Mapping[Future[Result], str]) -> Iterator[Future[Result]]:
-    """The tasks in the order in which they end; every few seconds it is told how far they are."""
-    waiting, said = set(tasks), time.monotonic()
+    """Yield the tasks in the order in which they end; logs the progress every few seconds."""
+    waiting, logged = set(tasks), time.monotonic()
     while waiting:
-        pause = max(0.0, said + PROGRESS_SECONDS - time.monotonic())
+        pause = max(0.0, logged + PROGRESS_SECONDS - time.monotonic())
         done, waiting = wait(waiting, timeout=pause, return_when=FIRST_COMPLETED)
         yield from done
-        if waiting and time.monotonic() - said >= PROGRESS_SECONDS:
-            said = time.monotonic()
+        if waiting and time.monotonic() - logged >= PROGRESS_SECONDS:
+            logged = time.monotonic()
             running = ", ".join(sorted(tasks[task] for task in waiting if task.running()))
-            log.info("%s: %d of %d tables are done; at work: %s", name, len(tasks) - len(waiting), len(tasks), running)
+            log.info("%s: %d of %d tables are done; running: %s", name, len(tasks) - len(waiting), len(tasks), running)

@@ -14,7 +14,7 @@ from pyspark.sql.types import StructType
 
 from moodle_lakehouse.lake import files, snapshots, table_names, tables
 
-# What every table of the lake is written with.
+# Every table of the lake is written with these.
 TABLE_PROPERTIES = {
     "format-version": "2",
     "write.parquet.compression-codec": "zstd",
@@ -34,7 +34,7 @@ def replace(
     options: Mapping[str, str] | None = None,
     summary: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the table anew in one commit; its earlier snapshots stay readable. summary: kept with the snapshot."""
+    """Replace the table in one commit; its earlier snapshots stay readable. summary: kept with the snapshot."""
     writer = _summarised(df.writeTo(table).using("iceberg"), run_id, summary)
     for key, value in (options or {}).items():
         writer = writer.option(key, value)
@@ -48,7 +48,7 @@ def replace(
 def replace_part(
     df: DataFrame, table: str, part: Column, *, run_id: str, options: Mapping[str, str], summary: Mapping[str, str]
 ) -> None:
-    """Write the rows anew for which a condition holds, in one commit. It must be true or false of whole partitions."""
+    """Replace the rows for which a condition holds, in one commit. It must be true or false of whole partitions."""
     writer = _summarised(df.writeTo(table), run_id, summary)
     for key, value in options.items():
         writer = writer.option(key, value)
@@ -57,13 +57,14 @@ def replace_part(
 
 @dataclass(frozen=True)
 class Files:
-    """Where the files of a table go: field_ids by the column's name, storage: the settings of S3 for whoever writes them."""
+    """The place of a table's new files: field_ids by the column's name, storage: the settings of S3 for whoever writes them."""
 
     field_ids: dict[str, int]
     storage: dict[str, str]
     new: Any
 
     def location(self, name: str) -> str:
+        """Return where a new file of this name goes."""
         return str(self.new.locationProvider().newDataLocation(name))
 
 
@@ -76,12 +77,12 @@ def replace_with_files(
     run_id: str,
     summary: Mapping[str, str],
 ) -> None:
-    """Write the table anew, as replace() does, of Parquet files that `write` makes and names.
+    """Replace the table as replace() does, by Parquet files that `write` makes and names.
 
     schema: the columns in Spark's words. The files are committed by Iceberg's own API, which reads their footers.
     """
     jvm: Any = spark._jvm
-    catalog, identifier = tables._found_by(spark, table)
+    catalog, identifier = tables.catalog_of(spark, table)
     columns = jvm.org.apache.spark.sql.types.StructType.fromDDL(schema)
     columns = jvm.org.apache.iceberg.spark.SparkSchemaUtil.convert(columns)
     builder = catalog.buildTable(identifier, columns).withProperties(TABLE_PROPERTIES)
@@ -94,7 +95,7 @@ def replace_with_files(
 
 
 def _written(spark: SparkSession, loaded: Any, write: Callable[[Files], Sequence[str]]) -> Iterator[Any]:
-    """The files that `write` makes for a table, as Iceberg's commits want them."""
+    """Yield the files that `write` makes for a table, as Iceberg's commits want them."""
     iceberg: Any = spark._jvm.org.apache.iceberg  # type: ignore[union-attr]
     metrics = iceberg.MetricsConfig.forTable(loaded)
     columns = {c.name(): c.fieldId() for c in loaded.schema().columns()}
@@ -111,7 +112,7 @@ def _written(spark: SparkSession, loaded: Any, write: Callable[[Files], Sequence
 
 
 def partition_as(spark: SparkSession, table: str, spec: Any) -> None:
-    """Partition by a specification that the table had, and lost when it was written anew, what is written from now on."""
+    """Partition what is written from now on by a specification that the table had and lost when it was replaced."""
     loaded = tables.load(spark, table)
     transform = spark._jvm.org.apache.iceberg.expressions.Expressions.transform  # type: ignore[union-attr]
     change = loaded.updateSpec()
@@ -147,7 +148,7 @@ def append(df: DataFrame, table: str, *, run_id: str, summary: Mapping[str, str]
 def append_rows(
     spark: SparkSession, rows: Sequence[tuple[Any, ...]], schema: StructType, table: str, *, run_id: str
 ) -> None:
-    """Add a few rows as append() does, but without a job where the table is there: the driver writes their file."""
+    """Add a few rows as append() does, but without a Spark job where the table exists: the driver writes their file."""
     import pyarrow as pa
 
     loaded = tables.load(spark, table)
@@ -182,17 +183,17 @@ class AppendGuard:
 
     @classmethod
     def of(cls, loaded: Any, key: str, watermark: int) -> AppendGuard:
-        """Of a table as it was loaded; its own commits would move what Java calls current."""
+        """Return the guard of a table as it was loaded: its own commits would move what Java calls current."""
         return cls(loaded, key, watermark, int(loaded.currentSnapshot().snapshotId()))
 
     @property
     def takes_files(self) -> bool:
-        """Whether add_files() may be used: files of a partitioned table each belong to one partition."""
+        """Return whether add_files() may be used: files of a partitioned table each belong to one partition."""
         return bool(self.loaded.spec().isUnpartitioned())
 
 
 def add(df: DataFrame, table: str, above: AppendGuard, *, run_id: str, summary: Mapping[str, str]) -> None:
-    """Add rows in one commit that fails when somebody else has added rows above the watermark since then."""
+    """Add rows in one commit that fails when another job has added rows above the watermark since then."""
     writer = _summarised(df.writeTo(table), run_id, summary).option("isolation-level", "serializable")
     writer = writer.option("validate-from-snapshot-id", str(above.snapshot))
     writer.overwrite(F.col(table_names.quoted_name(above.key)) > above.watermark)
@@ -231,7 +232,7 @@ def merge(
     run_id: str,
     summary: Mapping[str, str],
 ) -> None:
-    """Apply changes in one commit that fails when somebody else has written among the same rows since it began.
+    """Apply changes in one commit that fails when another job has written among the same rows since it began.
 
     changes: the table's columns and OPERATION; key: the columns that identify a row; bounds: the least and the
     greatest key of the changes, where it is one whole number, so that no file beyond them is read.
@@ -284,5 +285,5 @@ def change(spark: SparkSession, statement: str, *, run_id: str, summary: Mapping
 
 
 def was_overtaken(error: BaseException) -> bool:
-    """Whether a commit failed because somebody else committed to the table first."""
+    """Return whether a commit failed because another job committed to the table first."""
     return any(name in str(error) for name in ("ValidationException", "CommitFailedException"))

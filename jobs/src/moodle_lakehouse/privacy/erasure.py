@@ -1,10 +1,12 @@
 """Remove people from every layer of the lake, and prove it.
 
-1. The ids are noted as keyed hashes, so that no later ingest brings these people back (erased.py).
-2. Rows about them go, columns that merely name them become null: raw tables by the catalogue's rules, tables behind them
-   by user id and pseudonym. Each table in at most two commits, which carry on what ingest noted.
+1. The ids are recorded as keyed hashes, so that no later ingest brings these people back (ingest.suppression_list).
+2. Rows about them go, columns that merely mention them become null: raw tables by what the catalogue of Moodle's tables
+   declares, the jobs' own by their contracts, anybody else's by userid and user_key. Each table in at most two commits,
+   which carry on what jobs recorded in its snapshots.
 3. Older snapshots of every table that names them expire, and the files with them. Leftover files go.
-4. Every file is read (traces.py): the result is what is found then, not what was meant.
+4. Every file is read (file_scan): the result is what is found then, not what was meant.
+5. Whole numbers of raw tables that nobody declared are counted where they hold an id: possibly a person. They stay.
 
 Moodle comes first: whoever is active there goes on there, only the lake leaves the person out.
 """
@@ -25,24 +27,26 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from moodle_lakehouse.config import Config
-from moodle_lakehouse.curated import job as curated_job
+from moodle_lakehouse.curated import raw_tables, users
 from moodle_lakehouse.errors import LakehouseError, bullet_list
 from moodle_lakehouse.ingest import moodle_tables, mysql, suppression_list
-from moodle_lakehouse.ingest.moodle_tables import PersonColumn, person_columns, quoted
-from moodle_lakehouse.lake import files, job_runs, snapshots, table_names, tables, worker_pool, writers
+from moodle_lakehouse.ingest.moodle_tables import Catalogue, MoodleTable, PersonColumn, person_columns, quoted
+from moodle_lakehouse.lake import contracts, files, job_runs, snapshots, table_names, tables, worker_pool, writers
+from moodle_lakehouse.lake.contracts import Contract, Person
 from moodle_lakehouse.privacy import file_scan
 from moodle_lakehouse.privacy.file_scan import CURRENT, LEFTOVER, People, Scan
 
 LEFTOVER_HOURS = 24  # younger files that no snapshot reaches may belong to a job that is at work
 WORKERS = 4
 
-# Tables behind raw: a row with one of these is about the person.
-_DERIVED = (PersonColumn("userid"), PersonColumn("user_key"))
-# What jobs told of their work: examples of violated checks, reasons of failures.
-_TOLD = {
-    table_names.JOB_RUN: (PersonColumn("detail", clears=True, told=True),),
-    table_names.DATA_QUALITY: (PersonColumn("example", clears=True, told=True),),
-}
+
+@dataclass(frozen=True)
+class PossiblePerson:
+    """A whole-number column of a raw table that nobody declared, and in how many of its rows it equals one of the ids."""
+
+    table: str
+    column: str
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -58,61 +62,104 @@ class TableErasure:
 
 @dataclass(frozen=True)
 class Erasure:
-    """The scan before, what was done, and the scan after. Nothing was done where tables is empty."""
+    """The scan before, what was done, and the scan after. Nothing was done where tables is empty.
+
+    active: how many of the people Moodle still has as active users, by the lake's copy. possible: columns to be declared.
+    """
 
     before: Scan
     tables: tuple[TableErasure, ...]
     after: Scan | None
-    active: int  # how many of the people Moodle still has as active users, by the lake's copy
+    active: int
+    possible: tuple[PossiblePerson, ...] = ()
 
 
 def people(config: Config, ids: Sequence[int]) -> People:
-    """Everything by which the lake may know the users of these ids."""
+    """Return everything by which the lake may know the users of these ids."""
     key, hash_key = config.privacy.key(), config.privacy.hash_key()
     return People(
         tuple(sorted(set(ids))),
         tuple(hmac.digest(hash_key, str(i).encode(), hashlib.sha256).hex() for i in ids),
-        tuple(curated_job.pseudonym_of(key, i) for i in ids),
+        tuple(users.pseudonym_of(key, i) for i in ids),
     )
 
 
 def look(spark: SparkSession, config: Config, ids: Sequence[int]) -> Erasure:
-    """Where the lake names people; nothing is changed."""
+    """Find where the lake names people; nothing is changed."""
     tables.ensure_namespaces(spark)
-    return Erasure(file_scan.scan(spark, people(config, ids), rules(spark)), (), None, _active(spark, ids))
+    before = file_scan.scan(spark, people(config, ids), rules(spark, config))
+    return Erasure(before, (), None, _active(spark, ids), possible_people(spark, config, ids))
 
 
 def run(spark: SparkSession, config: Config, ids: Sequence[int]) -> Erasure:
-    """Erase people; check() tells whether every file is free of them. No ingest runs meanwhile: it would bring them back."""
+    """Erase people; check() says whether every file is free of them. No ingest runs meanwhile: it would bring them back."""
     with mysql.reserved(config.moodle, config.catalog.uri), job_runs.job(spark, "erase-user") as job:
         who, active = people(config, ids), _active(spark, ids)
         tables.ensure_namespaces(spark)
         suppression_list.remember(spark, config.privacy.key(), ids)
-        before = file_scan.scan(spark, who, rules(spark))
-        done = _erase_all(spark, who, before)
-        after = file_scan.scan(spark, who, rules(spark))
+        before = file_scan.scan(spark, who, rules(spark, config))
+        done = _erase_all(spark, who, before, rules(spark, config))
+        after = file_scan.scan(spark, who, rules(spark, config))
         job.detail.update(
             people=len(who.ids), tables={t.table: [t.deleted, t.cleared] for t in done}, files=after.files
         )
-        return Erasure(before, tuple(done), after, active)
+        possible = possible_people(spark, config, ids)
+        job.detail["possible"] = {f"{one.table}.{one.column}": one.rows for one in possible}
+        return Erasure(before, tuple(done), after, active, possible)
 
 
-def rules(spark: SparkSession) -> dict[str, tuple[PersonColumn, ...]]:
-    """What is known about the columns of each table in the catalog, also of those that are not the jobs'."""
-    known = _TOLD | {table_names.raw(name): table.person for name, table in moodle_tables.load().tables.items()}
+def rules(spark: SparkSession, config: Config) -> dict[str, tuple[PersonColumn, ...]]:
+    """Return the declared columns of people of each table in the catalog, also of tables that are not the jobs'."""
+    catalogue, raw = moodle_tables.load(), table_names.raw("")
+    strangers = (*catalogue.extra.person, PersonColumn("user_key"))
+
+    def declared(name: str) -> tuple[PersonColumn, ...]:
+        if name.startswith(raw):
+            return _raw_table(catalogue, config, name).person
+        contract = contracts.CONTRACTS.get(name)
+        return strangers if contract is None else _contract_rules(contract)
+
     names = sorted(f"{table_names.CATALOG}.{name}" for name in tables.table_locations(spark))
-    return {
-        name: known.get(name, () if name.startswith(table_names.raw("")) else _DERIVED)
-        for name in names
-        if name != table_names.ERASED_USER
-    }
+    return {name: declared(name) for name in names if name != table_names.ERASED_USER}
+
+
+def _raw_table(catalogue: Catalogue, config: Config, name: str) -> MoodleTable:
+    own, attributes = name.removeprefix(table_names.raw("")), config.analytics.enrolment_attributes
+    numbers = attributes.columns if attributes and attributes.table == own else ()
+    return catalogue.table(own, {**dict.fromkeys(numbers, "number"), **config.moodle.columns.get(own, {})})
+
+
+def _contract_rules(contract: Contract) -> tuple[PersonColumn, ...]:
+    return tuple(
+        PersonColumn(c.name, mentioned=c.person is not Person.SUBJECT, is_log_text=c.person is Person.IN_TEXT)
+        for c in contract.columns
+        if c.person is not Person.NONE
+    )
+
+
+def possible_people(spark: SparkSession, config: Config, ids: Sequence[int]) -> tuple[PossiblePerson, ...]:
+    """Return the undeclared whole numbers of raw tables that equal one of the ids in some row, of the current snapshots."""
+    catalogue, found = moodle_tables.load(), []
+    for row in spark.sql(f"SHOW TABLES IN {table_names.CATALOG}.raw").collect():
+        name = table_names.raw(row["tableName"])
+        df, known = spark.table(table_names.quoted(name)), _raw_table(catalogue, config, name)
+        declared = {*known.numbers, *(c.name for c in known.person)}
+        unknown = [f.name for f in df.schema.fields if _is_whole(f.dataType) and f.name not in declared]
+        if unknown:
+            counts = df.agg(*[F.count_if(F.col(quoted(c)).isin(*ids)).alias(c) for c in unknown]).first()
+            found += [PossiblePerson(name, c, counts[c]) for c in unknown if counts is not None and counts[c]]
+    return tuple(found)
+
+
+def _is_whole(kind: T.DataType) -> bool:
+    return isinstance(kind, (T.IntegerType, T.LongType)) or (isinstance(kind, T.DecimalType) and kind.scale == 0)
 
 
 def check(result: Erasure) -> None:
     """Refuse a result in which a file still names somebody."""
     if result.after is None or not result.after.traces:
         return
-    left = [f"{t.table}: {t.file} ({t.reached}: {_told(t.rows)})" for t in result.after.traces]
+    left = [f"{t.table}: {t.file} ({t.reached}: {_counts(t.rows)})" for t in result.after.traces]
     raise LakehouseError(
         f"{len(left)} files still name the erased:\n" + bullet_list(left[:20]),
         remedy="older: a tag or branch keeps the snapshot, drop it; leftover: the file is younger than"
@@ -125,7 +172,7 @@ def _active(spark: SparkSession, ids: Sequence[int]) -> int:
     if users is None:
         return 0
     return (
-        curated_job.shaped(spark, users, "id bigint, deleted int")
+        raw_tables.shaped(spark, users, "id bigint, deleted int")
         .where(F.col("id").isin(*ids) & (F.coalesce("deleted", F.lit(0)) == 0))
         .count()
     )
@@ -134,9 +181,10 @@ def _active(spark: SparkSession, ids: Sequence[int]) -> int:
 # One table
 
 
-def _erase_all(spark: SparkSession, who: People, before: Scan) -> list[TableErasure]:
+def _erase_all(
+    spark: SparkSession, who: People, before: Scan, known: Mapping[str, tuple[PersonColumn, ...]]
+) -> list[TableErasure]:
     affected = sorted({trace.table for trace in before.traces})
-    known = rules(spark)
     work = {
         table: partial(_erase, spark, table, known[table], who, [t for t in before.traces if t.table == table])
         for table in affected
@@ -159,17 +207,17 @@ def _erase(
     if any(trace.reached == CURRENT for trace in found):
         columns = {f.name: f.dataType for f in spark.table(place).schema.fields}
         named = person_columns(known, _candidates(columns))
-        rows = [_condition(rule, columns, who, table) for rule in named if not rule.clears]
-        clears = {rule.name: _condition(rule, columns, who, table) for rule in named if rule.clears}
+        rows = [_condition(rule, columns, who, table) for rule in named if not rule.mentioned]
+        mentions = {rule.name: _condition(rule, columns, who, table) for rule in named if rule.mentioned}
         if rows:
             deleted = _change(spark, table, f"DELETE FROM {place} WHERE {' OR '.join(rows)}")
-        if clears:
+        if mentions:
             values = ", ".join(
-                f"{quoted(rule.name)} = CASE WHEN {clears[rule.name]} THEN {_cleared(rule, who)} ELSE {quoted(rule.name)} END"
+                f"{quoted(rule.name)} = CASE WHEN {mentions[rule.name]} THEN {_cleared(rule, who)} ELSE {quoted(rule.name)} END"
                 for rule in named
-                if rule.clears
+                if rule.mentioned
             )
-            named_somewhere = " OR ".join(clears.values())
+            named_somewhere = " OR ".join(mentions.values())
             cleared = spark.table(place).where(named_somewhere).count()
             if cleared:
                 _change(spark, table, f"UPDATE {place} SET {values} WHERE {named_somewhere}")
@@ -183,8 +231,8 @@ def _candidates(columns: Mapping[str, T.DataType]) -> list[str]:
 
 
 def _condition(rule: PersonColumn, columns: Mapping[str, T.DataType], who: People, table: str) -> str:
-    if rule.told:
-        return f"{quoted(rule.name)} RLIKE {_literal(who.told)}"
+    if rule.is_log_text:
+        return f"{quoted(rule.name)} RLIKE {_literal(who.log_pattern)}"
     if not isinstance(columns[rule.name], T.StringType):
         return rule.condition([str(i) for i in who.ids])
     words = who.hashes if table.startswith(table_names.raw("")) else who.pseudonyms
@@ -192,7 +240,11 @@ def _condition(rule: PersonColumn, columns: Mapping[str, T.DataType], who: Peopl
 
 
 def _cleared(rule: PersonColumn, who: People) -> str:
-    return f"regexp_replace({quoted(rule.name)}, {_literal(who.told)}, 'userid erased')" if rule.told else "NULL"
+    return (
+        f"regexp_replace({quoted(rule.name)}, {_literal(who.log_pattern)}, 'userid erased')"
+        if rule.is_log_text
+        else "NULL"
+    )
 
 
 def _literal(text: str) -> str:
@@ -200,10 +252,10 @@ def _literal(text: str) -> str:
 
 
 def _change(spark: SparkSession, table: str, statement: str) -> int:
-    """Run a statement that carries on the table's notes; returns by how many rows the table is smaller."""
+    """Run a statement that carries on what jobs recorded in the snapshots; returns by how many rows the table shrank."""
     loaded = tables.load(spark, table)
     rows = tables.rows_of(loaded)
-    writers.change(spark, statement, run_id=job_runs.run_id(), summary=snapshots.notes(loaded))
+    writers.change(spark, statement, run_id=job_runs.run_id(), summary=snapshots.records(loaded))
     return rows - tables.row_count(spark, table)
 
 
@@ -212,10 +264,10 @@ def _expire(spark: SparkSession, table: str) -> int:
     loaded = tables.load(spark, table)
     if loaded.currentSnapshot() is None:
         return 0
-    notes = snapshots.notes(loaded)
-    if notes != snapshots.notes_of(loaded.currentSnapshot()):  # they are in a snapshot that expires
+    records = snapshots.records(loaded)
+    if records != snapshots.records_of(loaded.currentSnapshot()):  # they are in a snapshot that expires
         nothing = tables.local_rows(spark, [], spark.table(table_names.quoted(table)).schema)
-        writers.append(nothing, table, run_id=job_runs.run_id(), summary=notes)
+        writers.append(nothing, table, run_id=job_runs.run_id(), summary=records)
         loaded = tables.load(spark, table)
     number = sum(1 for _ in loaded.snapshots())
     snapshots.expire(spark, loaded, older_than=int(time.time() * 1000) + 1000, keep=1)
@@ -239,5 +291,5 @@ def _delete_leftovers(spark: SparkSession, table: str, found: Sequence[file_scan
     return number
 
 
-def _told(rows: Mapping[str, int]) -> str:
+def _counts(rows: Mapping[str, int]) -> str:
     return ", ".join(f"{number} by {column}" for column, number in rows.items())

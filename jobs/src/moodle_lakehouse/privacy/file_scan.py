@@ -1,9 +1,8 @@
-"""Where the lake's files name people: every data file is read, whatever the tables say that is in them.
+"""Find where the lake's files name people: every data file is read, whatever its table's metadata says.
 
 A file counts when any snapshot of its table reaches it, or when it merely lies in the table's folder and no other table
-reaches it: of a commit that failed, or left behind by an expiry. What names a person is told by the columns' names
-(catalogue.person_columns) and, for pseudonyms, by the values of every text, so that a table that nobody thought of is
-seen as well.
+reaches it: of a commit that failed, or left behind by an expiry. Columns that are declared to hold people are searched
+and, for pseudonyms, the values of every text behind raw, so that a table that nobody thought of is seen as well.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ class People:
     pseudonyms: tuple[str, ...]
 
     @property
-    def told(self) -> str:
-        """The regular expression (of Java and of RE2) for a text that tells one of the ids."""
+    def log_pattern(self) -> str:
+        """Return the regular expression (of Java and of RE2) for a text that holds one of the ids as "userid 7"."""
         return rf"\buserid ({'|'.join(str(i) for i in self.ids)})\b"
 
 
@@ -57,7 +56,7 @@ class Scan:
     traces: tuple[Trace, ...]
 
     def by_table(self) -> dict[str, dict[str, Any]]:
-        """Rows by where the files are reached, and the columns ("by"), of each table that names people.
+        """Return the rows by where the files are reached, and the columns ("by"), of each table that names people.
 
         A row is counted once for each column that names one, in each file that holds it.
         """
@@ -78,7 +77,7 @@ class _Task:
 
 
 def scan(spark: SparkSession, people: People, rules: Mapping[str, Sequence[PersonColumn]]) -> Scan:
-    """Read every data file of the named tables; rules: what is known about the columns of each."""
+    """Read every data file of the named tables; rules: the columns of each that hold people."""
     tasks: list[_Task] = []
     reached = _paths(spark, list(rules), "all_files")
     known_files = {_plain(path) for paths in reached.values() for path in paths}
@@ -94,7 +93,7 @@ def scan(spark: SparkSession, people: People, rules: Mapping[str, Sequence[Perso
     found: list[tuple[str, str, dict[str, int]]] = []
     if tasks:
         slices = max(1, min(len(tasks), 8 * spark.sparkContext.defaultParallelism))
-        found = spark.sparkContext.parallelize(tasks, slices).flatMap(lambda task: _look(task, people)).collect()
+        found = spark.sparkContext.parallelize(tasks, slices).flatMap(lambda task: _scan_file(task, people)).collect()
     hit = {name for name, _, _ in found}
     current = _paths(spark, sorted(hit), "files")
     where = {_plain(f): OLDER for name in hit for f in reached[name]}
@@ -104,7 +103,7 @@ def scan(spark: SparkSession, people: People, rules: Mapping[str, Sequence[Perso
 
 
 def _paths(spark: SparkSession, names: Sequence[str], kind: str) -> dict[str, list[str]]:
-    """The files of each table, by one of Iceberg's metadata tables: `files` of now, `all_files` of every snapshot."""
+    """Return the files of each table, by one of Iceberg's metadata tables: `files` of now, `all_files` of every snapshot."""
     found: dict[str, list[str]] = {name: [] for name in names}
     if names:
         parts = [f"SELECT DISTINCT '{name}', file_path FROM {table_names.quoted(name)}.{kind}" for name in names]
@@ -114,14 +113,14 @@ def _paths(spark: SparkSession, names: Sequence[str], kind: str) -> dict[str, li
 
 
 def _plain(path: str) -> str:
-    """A path without what may be written in several ways."""
+    """Return a path without what may be written in several ways."""
     return path.removeprefix("file:").replace("s3a://", "s3://").replace("///", "/")
 
 
 # On the executors
 
 
-def _look(task: _Task, people: People) -> Iterator[tuple[str, str, dict[str, int]]]:
+def _scan_file(task: _Task, people: People) -> Iterator[tuple[str, str, dict[str, int]]]:
     from pyarrow import parquet
 
     system, inside = files.place(task.file, task.storage)
@@ -137,7 +136,7 @@ def _look(task: _Task, people: People) -> Iterator[tuple[str, str, dict[str, int
 
 
 def _count(file: Any, task: _Task, people: People) -> dict[str, int]:
-    """Rows of a Parquet file that name one of the people, by column."""
+    """Count the rows of a Parquet file that name one of the people, by column."""
     import pyarrow as pa
 
     fields = {field.name: field.type for field in file.schema_arrow}
@@ -149,11 +148,11 @@ def _count(file: Any, task: _Task, people: People) -> dict[str, int]:
     wanted = {rule.name: rule for rule in rules}
     if not is_raw:
         wanted = {name: PersonColumn(name) for name in texts} | wanted
-    columns = sorted(wanted.keys() | {rule.only[0] for rule in wanted.values() if rule.only})
+    columns = sorted(wanted.keys() | {rule.when[0] for rule in wanted.values() if rule.when})
     found: dict[str, int] = dict.fromkeys(wanted, 0)
     for batch in file.iter_batches(columns=columns) if columns else ():
         for name, rule in wanted.items():
-            values = people.ids if name in numbers else (*words, people.told) if rule.told else words
+            values = people.ids if name in numbers else (*words, people.log_pattern) if rule.is_log_text else words
             found[name] += _matches(batch, rule, values)
     return {name: rows for name, rows in found.items() if rows}
 
@@ -163,8 +162,8 @@ def _matches(batch: pa.RecordBatch, rule: PersonColumn, values: Sequence[Any]) -
     import pyarrow.compute as pc
 
     column = batch.column(rule.name)
-    if rule.only is not None:
-        name, value = rule.only
+    if rule.when is not None:
+        name, value = rule.when
         other = batch.column(name)
         column = column.filter(pc.equal(other, pa.scalar(value, other.type)))
     while pa.types.is_nested(column.type):
@@ -185,7 +184,7 @@ def _holds_text(kind: pa.DataType) -> bool:
 
 
 def _flat(column: Any) -> Any:
-    """The texts inside of lists, maps and structures, one level less deep."""
+    """Return the texts inside of lists, maps and structures, one level less deep."""
     import pyarrow as pa
 
     if pa.types.is_struct(column.type):

@@ -1,0 +1,126 @@
+"""Enrolments by small cases whose right answer can be seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from moodle_lakehouse.curated.enrolments import ENROLMENT_CREATED, ENROLMENT_DELETED, current, fact_enrolment, logged
+from moodle_lakehouse.curated.roles import NO_END
+from moodle_lakehouse.lake import tables
+from pyspark.sql import DataFrame, SparkSession
+from raw_rows import at, event, raw, roles_of, rows
+
+
+@pytest.fixture
+def courses(spark: SparkSession) -> DataFrame:
+    return tables.local_rows(spark, [(10,), (11,)], "courseid bigint")
+
+
+@pytest.fixture
+def no_roles(spark: SparkSession) -> DataFrame:
+    return roles_of(spark)
+
+
+def enrolment(number: int, userid: int, **columns: Any) -> dict[str, Any]:
+    return {"id": number, "enrolid": 1, "userid": userid, "status": 0, "timestart": 0, "timecreated": 0, **columns}
+
+
+def deleted_row(userid: int, **columns: Any) -> dict[str, Any]:
+    return {"userenrolment": {k: str(v) for k, v in enrolment(1, userid, **columns).items()}, "enrol": "manual"}
+
+
+def enrolments(spark: SparkSession, users: DataFrame, courses: DataFrame, roles: DataFrame, **tables: Any) -> DataFrame:
+    return fact_enrolment(
+        current(
+            raw(spark, "user_enrolments", *tables.get("current", ())),
+            raw(spark, "enrol", {"id": 1, "courseid": 10}, {"id": 2, "courseid": 10}),
+        ),
+        logged(raw(spark, "logstore_standard_log", *tables.get("lifecycle", ()))),
+        raw(spark, "course_completions", *tables.get("completions", ())),
+        roles,
+        users,
+        courses,
+    )
+
+
+def test_enrolment_starts_at_the_earliest_time_known(
+    spark: SparkSession, users: DataFrame, courses: DataFrame, no_roles: DataFrame
+) -> None:
+    found = enrolments(
+        spark,
+        users,
+        courses,
+        no_roles,
+        current=[
+            enrolment(1, 2, timestart=0, timecreated=500),
+            enrolment(2, 3, timestart=400, timecreated=500),
+            enrolment(3, 4, timestart=600, timecreated=500),
+            enrolment(4, 4, enrolid=2, timestart=0, timecreated=450, status=1),
+            enrolment(5, 5, timecreated=500, status=1),
+            enrolment(6, 1, timecreated=500),  # guest
+            enrolment(7, 999, timecreated=500),  # unknown user
+        ],
+        lifecycle=[event(1, ENROLMENT_CREATED, 300, relateduserid=2, courseid=10)],
+        completions=[{"userid": 3, "course": 10, "timecompleted": 900}, {"userid": 2, "course": 10}],
+    )
+    columns = ["userid", "user_key", "courseid", "enrolled_at", "unenrolled_at", "is_suspended", "completed_at"]
+    assert rows(found, *columns) == [
+        (2, "key2", 10, at(300), None, False, None),
+        (3, "key3", 10, at(400), None, False, at(900)),
+        (4, "key4", 10, at(450), None, False, None),
+        (5, "key5", 10, at(500), None, True, None),
+    ]
+
+
+def test_deleted_enrolments_come_back_from_the_log(
+    spark: SparkSession, users: DataFrame, courses: DataFrame, no_roles: DataFrame
+) -> None:
+    created, deleted = ENROLMENT_CREATED, ENROLMENT_DELETED
+    found = enrolments(
+        spark,
+        users,
+        courses,
+        no_roles,
+        current=[enrolment(9, 4, timecreated=800)],
+        lifecycle=[
+            event(1, deleted, 700, relateduserid=2, courseid=10, origin="cli", other=deleted_row(2, timecreated=100)),
+            event(2, deleted, 700, relateduserid=3, courseid=10, other=deleted_row(3, timestart=90, timecreated=100)),
+            # left and came back: the present row says so
+            event(3, created, 200, relateduserid=4, courseid=10),
+            event(4, deleted, 700, relateduserid=4, courseid=10, other=deleted_row(4, timecreated=200)),
+            event(5, created, 800, relateduserid=4, courseid=10),
+            # left, came back, left again
+            event(6, deleted, 300, relateduserid=5, courseid=10, other=deleted_row(5, timecreated=200)),
+            event(7, created, 400, relateduserid=5, courseid=10),
+            event(8, deleted, 500, relateduserid=5, courseid=10, other=deleted_row(5, timecreated=400)),
+            # enrolled again after the enrolments were read
+            event(9, deleted, 300, relateduserid=6, courseid=10, other=deleted_row(6, timecreated=200)),
+            event(10, created, 900, relateduserid=6, courseid=10),
+            # only an old creation: nothing says how it ended
+            event(11, created, 100, relateduserid=7, courseid=10),
+            # a course that is gone
+            event(12, deleted, 700, relateduserid=2, courseid=99, other=deleted_row(2, timecreated=100)),
+        ],
+    )
+    assert rows(found, "userid", "courseid", "enrolled_at", "unenrolled_at") == [
+        (2, 10, at(100), at(700)),
+        (3, 10, at(90), at(700)),
+        (4, 10, at(200), None),
+        (5, 10, at(200), at(500)),
+        (6, 10, at(200), None),
+    ]
+
+
+def test_staff_is_no_student(spark: SparkSession, users: DataFrame, courses: DataFrame) -> None:
+    span = (0, NO_END)
+    roles = roles_of(spark, (2, 10, span, None), (3, 10, span, span), (4, 10, None, span))
+    found = enrolments(
+        spark,
+        users,
+        courses,
+        roles,
+        current=[enrolment(n, n, timecreated=5) for n in (2, 3, 4, 5)],
+        lifecycle=[event(1, ENROLMENT_DELETED, 9, relateduserid=2, courseid=10, other=deleted_row(2, timecreated=1))],
+    )
+    assert [userid for (userid,) in rows(found, "userid")] == [3, 4, 5]
