@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pandas as pd
 import pytest
 from model_lake import Lake, empty
 from moodle_lakehouse.clustering import job as clustering_job
+from moodle_lakehouse.clustering import naming
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.lake import job_runs, table_names
 from pyspark.sql import SparkSession
@@ -77,7 +77,7 @@ def test_kinds_are_found_and_named(spark: SparkSession, settings: Config) -> Non
     assert set(names["reader"].split(" + ")) == {"files", "pages"}
     assert (active["distance"] >= 0).all()
     rows: list[dict[str, Any]] = found.reset_index().to_dict("records")
-    assert any("forum" in words for words in clustering_job.marks(rows, int(kinds.loc["talker", "first"])))
+    assert any("forum" in words for words in naming.distinguishing_shares(rows, int(kinds.loc["talker", "first"])))
 
 
 def test_two_runs_agree(spark: SparkSession, settings: Config) -> None:
@@ -123,50 +123,6 @@ def test_kinds_keep_their_numbers_and_names(
             assert row.cluster_name.startswith("our ")
 
 
-@pytest.mark.parametrize(
-    ("shortname", "code"),
-    [
-        ("C01-2024A", "C01"), ("AAA 2013J", "AAA"), ("BIO 1 WiSe 2024/25", "BIO 1"), ("MATH-101-F2024", "MATH-101"),
-        ("Algebra (2025)", "Algebra"), ("MATH-101", None), ("2024-MATH", None),
-    ],
-)  # fmt: skip
-def test_code_is_what_stands_before_the_year(shortname: str, code: str | None) -> None:
-    found = re.search(clustering_job.CODE, shortname)
-    assert (found[1] if found else None) == code
-
-
-def test_courses_given_again_know_what_they_were(spark: SparkSession) -> None:
-    terms = [START, START + dt.timedelta(days=20), START + dt.timedelta(days=200), START + dt.timedelta(days=400)]
-    given = [
-        (1, "A-2024", 0, 0), (2, "A-2024b", 1, 1), (3, "A-2025", 2, 0), (4, "A-2026", 3, 2), (5, "B-2024", 0, -1),
-        (6, "B-2025", 2, 1), (7, "other", 0, 0), (8, "other", 3, 1), (9, "C-2026", 3, 0),
-    ]  # fmt: skip
-    courses = spark.createDataFrame(
-        [(i, terms[term]) for i, _, term, _ in given], "courseid bigint, start_at timestamp"
-    )
-    names = {-1: "inactive", 0: "forum", 1: "quizzes", 2: "pages"}
-    rows = [(i, name, kind, names[kind]) for i, name, _, kind in given]
-    clustered = spark.createDataFrame(rows, "courseid bigint, shortname string, cluster int, cluster_name string")
-    found = [
-        row.asDict()
-        for row in clustering_job.given_again(clustered, courses, clustering_job.CODE).orderBy("courseid").collect()
-    ]
-    # the later of two in one term counts; neither knows the other, nor a course without a code any
-    assert [(row["code"], row["previous_courseid"], row["previous_cluster"]) for row in found] == [
-        ("A", None, None), ("A", None, None), ("A", 2, 1), ("A", 3, 0), ("B", None, None), ("B", 5, -1),
-        (None, None, None), (None, None, None), ("C", None, None),
-    ]  # fmt: skip
-    assert clustering_job.moves(found) == {
-        "again": 3,
-        "stayed": 0,
-        "moves": [
-            {"from": "forum", "to": "pages", "courses": ["A-2026"]},
-            {"from": "inactive", "to": "quizzes", "courses": ["B-2025"]},
-            {"from": "quizzes", "to": "forum", "courses": ["A-2025"]},
-        ],
-    }
-
-
 def test_without_page_views_contents_are_compared(spark: SparkSession, settings: Config) -> None:
     found = clustered(spark, settings, site(views=False))
     kinds = found[found["is_active"]].groupby(found[found["is_active"]].index.str[:4])["cluster"].nunique()
@@ -174,9 +130,9 @@ def test_without_page_views_contents_are_compared(spark: SparkSession, settings:
     assert not found.loc["empty", "is_active"]
     assert found.loc["dead", "is_active"], "it has a page, and nothing else is known of any course"
     rows: list[dict[str, Any]] = found.reset_index().to_dict("records")
-    told = [words for number in range(3) for words in clustering_job.marks(rows, number)]
-    assert told
-    assert all(" of resources " in words for words in told)
+    words_of = [words for number in range(3) for words in naming.distinguishing_shares(rows, number)]
+    assert words_of
+    assert all(" of resources " in words for words in words_of)
 
 
 def test_few_courses_are_one_cluster(spark: SparkSession, settings: Config) -> None:
@@ -193,17 +149,3 @@ def test_few_courses_are_one_cluster(spark: SparkSession, settings: Config) -> N
 
 def test_no_course_is_no_failure(spark: SparkSession, settings: Config) -> None:
     assert clustered(spark, settings, Lake()).empty
-
-
-@pytest.mark.parametrize(
-    ("centroids", "names"),
-    [
-        ([[2, 0], [0, 2], [0, 0]], ["files", "forum", "balanced"]),
-        ([[2, 1.5]], ["files + forum"]),
-        ([[2, 0], [3, 0]], ["files, quiet", "files, busy"]),
-        ([[2, 0], [3, 0], [4, 0]], ["files, quiet", "files, middling", "files, busy"]),
-    ],
-)
-def test_names_are_telling_and_unique(centroids: list[list[float]], names: list[str]) -> None:
-    busy = [float(i) for i in range(len(centroids))]
-    assert clustering_job.name_clusters(np.array(centroids, float), ["files", "forum"], busy) == names

@@ -1,4 +1,4 @@
-"""Drift: what has moved is told, what has not is not, week by week."""
+"""Drift: what has moved is reported, what has not is not, week by week."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_same_week_has_not_moved(spark: SparkSession, known: dict[str, Any])
     ):  # week 9 was not taught: 8 is the last before it
         now = students(spark, number, week, 2000).withColumn("week", F.lit(told))
         found = {row["feature"]: row["shift"] for row in drift.compare(known, now)}
-        assert max(found.values()) < drift.SOME, "whatever the share of a week in the training was"
+        assert max(found.values()) < drift.DRIFT_LOW, "whatever the share of a week in the training was"
 
 
 def test_what_has_moved_is_told_first(spark: SparkSession, known: dict[str, Any]) -> None:
@@ -43,11 +43,11 @@ def test_what_has_moved_is_told_first(spark: SparkSession, known: dict[str, Any]
     assert (first["feature"], second["feature"]) == ("a", "b")
     assert first["shift"] == pytest.approx(1.5, abs=0.1)
     assert drift.moved(first)
-    assert second["shift"] < drift.SOME
+    assert second["shift"] < drift.DRIFT_LOW
     found = {row["feature"]: row for row in drift.compare(known, students(spark, 5, 2, 2000, missing=0.4))}
     assert found["b"]["missing"] == pytest.approx(0.4, abs=0.05)
     assert found["b"]["missing_then"] == 0
-    assert found["b"]["shift"] < drift.SOME, "of those that are there nothing has moved"
+    assert found["b"]["shift"] < drift.DRIFT_LOW, "of those that are there nothing has moved"
     assert [name for name, row in found.items() if drift.moved(row)] == ["b"]
 
 
@@ -70,4 +70,4 @@ def test_values_that_are_nearly_the_same_have_hardly_moved(spark: SparkSession) 
         )
 
     known = drift.reference(shares(0.10), NAMES)
-    assert max(row["shift"] for row in drift.compare(known, shares(0.11))) < drift.SOME
+    assert max(row["shift"] for row in drift.compare(known, shares(0.11))) < drift.DRIFT_LOW

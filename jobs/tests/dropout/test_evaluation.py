@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from model_lake import SMALL_XGB_PARAMS, TERMS, empty, settings_in, small_site
 from moodle_lakehouse.config import Config
-from moodle_lakehouse.dropout import evaluation, learner, metrics, subgroups
+from moodle_lakehouse.dropout import baselines, dataset, evaluation, learner, metrics, subgroups
 from moodle_lakehouse.errors import ConfigError
 from moodle_lakehouse.lake import table_names
 from pyspark.sql import SparkSession
@@ -100,7 +100,7 @@ def test_later_courses_are_predicted_from_earlier_ones(
 def test_each_course_is_predicted_by_a_model_that_never_saw_it_nor_its_students(
     spark: SparkSession, settings: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In two lots of two courses, for speed, and without what is tested elsewhere: calibration, slow baselines."""
+    """In two folds of two courses, for speed, and without what is tested elsewhere: calibration, slow baselines."""
     models: list[learner.Model] = []
     saw: list[set[tuple[int, int]]] = []
     predicted: dict[int, set[int]] = {}
@@ -116,10 +116,10 @@ def test_each_course_is_predicted_by_a_model_that_never_saw_it_nor_its_students(
         predicted[models.index(model)] = {row["courseid"] for row in rows.select("courseid").distinct().collect()}
         return predict(model, rows, keep, contributions)
 
-    monkeypatch.setattr(evaluation, "MOST_LOTS", 2)
+    monkeypatch.setattr(evaluation, "MAX_FOLDS", 2)
     monkeypatch.setattr(learner, "learn", learn_spy)
     monkeypatch.setattr(learner, "predict", predict_spy)
-    monkeypatch.setattr(learner, "baselines", lambda rows, names: {"rate": learner.training_base_rate(rows)})
+    monkeypatch.setattr(baselines, "fit", lambda rows, names: {"rate": baselines.training_base_rate(rows)})
     found = evaluation.run(spark, settings, asked(split=None, weeks=[0, 4]))
     assert [course["courseid"] for course in found["courses"]] == [10, 20, 11, 21]
     assert predicted == {0: {10, 20}, 1: {11, 21}}
@@ -134,24 +134,24 @@ def test_each_course_is_predicted_by_a_model_that_never_saw_it_nor_its_students(
 
 
 def test_courses_are_left_out_one_at_a_time(spark: SparkSession, settings: Config) -> None:
-    courses = [learner.Course(i, f"C{i}", TERMS[i // 10 - 1], 70, 35) for i in (10, 11, 20, 21)]
+    courses = [dataset.Course(i, f"C{i}", TERMS[i // 10 - 1], 70, 35) for i in (10, 11, 20, 21)]
     outcomes = spark.table(table_names.FACT_ENROLMENT).select(
         "userid", "courseid", (F.col("userid") % 2).alias("label")
     )
-    lots, refused = evaluation._lots(courses, (), outcomes, asked(split=None))
-    assert [[course.courseid for course in lot.test] for lot in lots] == [[10], [11], [20], [21]]
+    folds, refused = evaluation._cv_folds(courses, (), outcomes, asked(split=None))
+    assert [[course.courseid for course in fold.test] for fold in folds] == [[10], [11], [20], [21]]
     assert refused == []
-    train = {course.courseid: course.students for course in lots[0].train}
+    train = {course.courseid: course.students for course in folds[0].train}
     assert train == {11: 70, 20: 70, 21: 70}, "21 without the student who is in 10, too"
-    with pytest.raises(learner.TooLittleDataError, match="1 finished courses with an outcome"):
-        evaluation._lots(courses[:2], (), outcomes, asked(split=None))
+    with pytest.raises(dataset.TooLittleDataError, match="1 finished courses with an outcome"):
+        evaluation._cv_folds(courses[:2], (), outcomes, asked(split=None))
 
 
 def test_a_split_without_training_or_test_courses_is_refused(spark: SparkSession, settings: Config) -> None:
     early, late = TERMS[0] - dt.timedelta(days=1), TERMS[2]
-    with pytest.raises(learner.TooLittleDataError, match="0 finished courses with an outcome"):
+    with pytest.raises(dataset.TooLittleDataError, match="0 finished courses with an outcome"):
         evaluation.run(spark, settings, asked((early, early)))
-    with pytest.raises(learner.TooLittleDataError, match="No finished course with an outcome started on"):
+    with pytest.raises(dataset.TooLittleDataError, match="No finished course with an outcome started on"):
         evaluation.run(spark, settings, asked((SPLIT, late)))
 
 
@@ -160,7 +160,7 @@ def test_what_cannot_be_compared_is_refused_before_training(
 ) -> None:
     with pytest.raises(ConfigError, match=r"no attribute 'shoe size'[\s\S]*use one of campus, credits, rare"):
         evaluation.run(spark, settings, asked(group_by="shoe size"))
-    with pytest.raises(learner.TooLittleDataError, match="1 of 2 is large enough, two are needed") as refusal:
+    with pytest.raises(dataset.TooLittleDataError, match="1 of 2 is large enough, two are needed") as refusal:
         evaluation.run(spark, settings, asked(group_by="rare"))
     assert "yes: 3 enrolments" in str(refusal.value)
     assert taught == []
@@ -184,5 +184,5 @@ def test_data_end_bounds_what_is_over(spark: SparkSession, settings: Config) -> 
 def test_an_empty_lake_is_refused(spark: SparkSession, tmp_path: Path) -> None:
     empty(spark)
     small_site(terms=()).write(spark)
-    with pytest.raises(learner.TooLittleDataError, match="nothing to evaluate"):
+    with pytest.raises(dataset.TooLittleDataError, match="nothing to evaluate"):
         evaluation.run(spark, settings_in(tmp_path), asked())

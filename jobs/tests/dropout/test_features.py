@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from model_lake import AS_OF, WEEKS, Lake, busy_course, day, small_site
-from moodle_lakehouse.dropout import features, learner
+from moodle_lakehouse.dropout import dataset, features
 from moodle_lakehouse.lake import point_in_time, snapshots, table_names, tables
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -272,7 +272,7 @@ def test_a_feature_from_after_the_cutoff_is_caught(known_twice: Known, leak: str
 def test_models_see_the_checked_columns_only(known_twice: Known) -> None:
     """What a model may use are columns that the general test compares; keys, moments and outcomes are none."""
     columns = list(known_twice[2].columns)
-    used = set(learner.feature_names([*columns, "label", "completed_at", "unenrolled_at"]))
+    used = set(dataset.feature_names([*columns, "label", "completed_at", "unenrolled_at"]))
     assert used <= set(columns) - {"user_key", "cutoff_at", "enrolled"}
 
 

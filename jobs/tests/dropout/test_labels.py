@@ -1,4 +1,4 @@
-"""What a dropout is, and which courses can tell."""
+"""The labels of enrolments, and the courses that can teach."""
 
 from __future__ import annotations
 
@@ -62,3 +62,7 @@ def test_courses_without_a_telling_outcome_are_named(spark: SparkSession, lake: 
 def test_an_unknown_label_is_refused(spark: SparkSession, lake: Lake) -> None:
     with pytest.raises(ValueError, match="use one of non_completion, withdrawal"):
         labels.build(*frames(spark, lake, END), "failure")
+
+
+def test_label_names_are_complete() -> None:
+    assert set(labels.NAMES) == set(labels.LABELS)

@@ -14,9 +14,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from model_lake import AS_OF, SMALL_XGB_PARAMS, TERMS, WEEKS, Lake, empty, settings_in, small_site
+from model_lake import AS_OF, SMALL_XGB_PARAMS, TERMS, Lake, empty, follows_contract, settings_in, small_site
 from moodle_lakehouse import config as configuration
-from moodle_lakehouse.dropout import explanations, features, labels, learner, training
+from moodle_lakehouse.dropout import dataset, features, learner, scoring, training
 from moodle_lakehouse.dropout.registry import CARD, NOTE, Registry
 from moodle_lakehouse.errors import LakehouseError
 from moodle_lakehouse.lake import job_runs, point_in_time, snapshots, table_names, tables
@@ -24,7 +24,7 @@ from moodle_lakehouse.reporting import report
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-# Of a small site a straight line may tell as much as trees.
+# Of a small site a straight line may predict as well as trees.
 TOLERANT = {"auc_over_baselines": -0.05, "brier_over_baselines": -0.02}
 
 
@@ -60,7 +60,7 @@ def site(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Site:
     three_terms().write(spark)
     features.run(spark, settings, AS_OF)
     training.train(spark, settings, AS_OF)
-    training.score(spark, settings, AS_OF)
+    scoring.score(spark, settings, AS_OF)
     risk = spark.table(table_names.STUDENT_RISK).toPandas().set_index(["userid", "courseid"]).sort_index()
     return Site(spark, settings, risk)
 
@@ -74,7 +74,8 @@ def test_who_is_scored(site: Site) -> None:
     assert len(rows) > 100
     assert set(site.risk["week"]) == {3}
     assert site.risk["run_id"].nunique() == 1
-    assert list(site.spark.table(table_names.STUDENT_RISK).columns) == list(training.RISK_COLUMNS)
+    for table in (table_names.ENROLMENT_WEEK, table_names.STUDENT_RISK, table_names.MODEL_CARD):
+        follows_contract(site.spark, table)
 
 
 def test_probabilities_tell_who_will_fail(site: Site) -> None:
@@ -110,8 +111,8 @@ def test_reasons_say_what_is_worse_than_the_course(site: Site) -> None:
     assert worst["reason_1"].notna().all()
     assert worst["reason_3"].notna().any()
     assert worst["reason_1"].str.contains("course:").all()
-    told = site.risk[["reason_1", "reason_2", "reason_3"]]
-    assert not (told["reason_1"].isna() & told["reason_2"].notna()).any(), "reasons are filled from the first"
+    reasons = site.risk[["reason_1", "reason_2", "reason_3"]]
+    assert not (reasons["reason_1"].isna() & reasons["reason_2"].notna()).any(), "reasons are filled from the first"
     best = site.risk.sort_values("probability").head(10)
     assert best["reason_1"].isna().sum() >= worst["reason_1"].isna().sum()
 
@@ -139,7 +140,7 @@ def test_risk_moves_only_the_sensible_way(site: Site) -> None:
 
 
 def test_the_same_data_give_the_same_model(site: Site) -> None:
-    rows, _ = training.training_rows(site.spark, site.config, AS_OF)
+    rows, _ = dataset.training_rows(site.spark, site.config, AS_OF)
     rows = rows.persist()
     one, two = learner.fit(rows, "non_completion"), learner.fit(rows.repartition(3), "non_completion")
     assert one == two
@@ -167,7 +168,7 @@ def test_the_registry_keeps_what_scores_need(site: Site) -> None:
 
 
 def test_training_sees_finished_courses_only(site: Site) -> None:
-    rows, courses = training.training_rows(site.spark, site.config, AS_OF)
+    rows, courses = dataset.training_rows(site.spark, site.config, AS_OF)
     assert [course.courseid for course in courses] == [10, 11, 20, 21]
     seen = rows.agg(F.collect_set("courseid").alias("courses"), F.collect_set("week").alias("weeks")).first()
     assert seen is not None
@@ -185,7 +186,7 @@ def test_the_latest_finished_term_is_held_out(site: Site, monkeypatch: pytest.Mo
         return fit(rows, label)
 
     monkeypatch.setattr(learner, "fit", spy)
-    rows, courses = training.training_rows(site.spark, site.config, AS_OF)
+    rows, courses = dataset.training_rows(site.spark, site.config, AS_OF)
     rows = rows.persist()
     _, held_out = learner.learn(rows, courses, "non_completion")
     assert taught == [[10, 11], [10, 11, 20, 21]]
@@ -199,11 +200,11 @@ def test_the_latest_finished_term_is_held_out(site: Site, monkeypatch: pytest.Mo
 
 def test_scoring_the_same_again_writes_nothing(site: Site) -> None:
     before = snapshots.snapshot_id(tables.load(site.spark, table_names.STUDENT_RISK))
-    training.score(site.spark, site.config, AS_OF)
+    scoring.score(site.spark, site.config, AS_OF)
     assert snapshots.snapshot_id(tables.load(site.spark, table_names.STUDENT_RISK)) == before
 
 
-def test_too_little_data_is_refused_and_told(
+def test_too_little_data_is_refused_with_the_reason(
     spark: SparkSession, site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While no course is over nothing is trained and nothing is scored, and the report says why."""
@@ -211,7 +212,7 @@ def test_too_little_data_is_refused_and_told(
     settings = settings_in(tmp_path)
     with caplog.at_level(logging.WARNING, logger="moodle_lakehouse"):
         training.train(spark, settings, early)
-        training.score(spark, settings, early)
+        scoring.score(spark, settings, early)
     assert "0 finished courses with an outcome (over on 2024-02-25); at least 2 are needed" in caplog.text
     assert "holds no champion" in caplog.text
     text = report.render(spark, settings, early)
@@ -224,9 +225,11 @@ def test_too_little_data_is_refused_and_told(
     assert run.data.tags[NOTE].startswith(f"No model was trained. {card_link(run)}\n")
     assert "0 finished courses with an outcome" in run.data.tags[NOTE]
     assert "0 finished courses with an outcome" in mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{CARD}")
-    told = spark.table(table_names.MODEL_CARD).where("section = 'refusal' and as_of = timestamp'2024-02-25'").collect()
-    assert [row["model_version"] for row in told] == [None]
-    assert "at least 2 are needed" in told[0]["text"]
+    refusals = (
+        spark.table(table_names.MODEL_CARD).where("section = 'refusal' and as_of = timestamp'2024-02-25'").collect()
+    )
+    assert [row["model_version"] for row in refusals] == [None]
+    assert "at least 2 are needed" in refusals[0]["text"]
     assert spark.table(table_names.STUDENT_RISK).select("run_id").distinct().count() == 1
 
 
@@ -327,7 +330,7 @@ def test_the_same_data_teach_nothing_new(site: Site, caplog: pytest.LogCaptureFi
 def test_a_model_that_is_not_better_does_not_become_champion(
     site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two stumps are registered, measured and told of, but version 1 goes on scoring."""
+    """Two stumps are registered, measured and reported, but version 1 goes on scoring."""
     monkeypatch.setattr(learner, "XGB_PARAMS", {**SMALL_XGB_PARAMS, "n_estimators": 2, "max_depth": 1})
     with caplog.at_level(logging.WARNING, logger="moodle_lakehouse"):
         training.train(site.spark, site.config, AS_OF)
@@ -342,15 +345,17 @@ def test_a_model_that_is_not_better_does_not_become_champion(
     text = mlflow.MlflowClient().get_model_version(site.config.mlflow.model, "2").description
     assert text.startswith("It did not become champion: AUC / Brier score 0.")
     assert re.search(r"^- AUC .* of champion: better by -0\.", text, re.MULTILINE)
-    told = site.spark.table(table_names.MODEL_CARD).where("model_version = '2' and name = 'became_champion'").collect()
-    assert [row["value"] for row in told] == [0.0]
+    verdict = (
+        site.spark.table(table_names.MODEL_CARD).where("model_version = '2' and name = 'became_champion'").collect()
+    )
+    assert [row["value"] for row in verdict] == [0.0]
 
 
 def test_a_champion_is_compared_on_courses_it_never_saw(site: Site) -> None:
     """Where it saw them all, what it was measured at when they were held out from it."""
-    rows, _ = training.training_rows(site.spark, site.config, AS_OF)
+    rows, _ = dataset.training_rows(site.spark, site.config, AS_OF)
     rows = rows.persist()
-    held_out = rows.where("courseid >= 20").select(*learner.KEYS, "label", F.lit(0.5).alias("probability"))
+    held_out = rows.where("courseid >= 20").select(*dataset.KEYS, "label", F.lit(0.5).alias("probability"))
     registry = Registry(site.config.mlflow)
     champion = registry.champion()
     assert champion is not None
@@ -379,15 +384,15 @@ def test_a_score_can_be_made_again_from_its_snapshots(site: Site) -> None:
     changed.write(site.spark)
     try:
         assert dict(snapshots) != features.snapshots(site.spark)
-        assert training.reproduce(site.spark, site.config, run) == (len(site.risk), 0)
+        assert scoring.reproduce(site.spark, site.config, run) == (len(site.risk), 0)
         moment = point_in_time.utc(AS_OF)
         src = features.sources(site.spark, site.config.analytics, moment)
-        rows = training.current_rows(src, moment, features.build(src, moment))
-        today = training.risk(rows, Registry(site.config.mlflow).version("1"), moment, features.snapshots(site.spark))
+        rows = dataset.current_rows(src, moment, features.build(src, moment))
+        today = scoring.risk(rows, Registry(site.config.mlflow).version("1"), moment, features.snapshots(site.spark))
         differ = today.toPandas().set_index(["userid", "courseid"])["probability"] - site.risk["probability"]
         assert differ.abs().max() > 0.01, "without the snapshots they come out otherwise"
         with pytest.raises(LakehouseError, match="No run 19991231 has scored"):
-            training.reproduce(site.spark, site.config, "19991231")
+            scoring.reproduce(site.spark, site.config, "19991231")
         with pytest.raises(LakehouseError, match=r"Snapshot 1 of lakehouse.curated.dim_course is gone"):
             features.sources(site.spark, site.config.analytics, moment, {table_names.DIM_COURSE: 1})
     finally:
@@ -396,104 +401,6 @@ def test_a_score_can_be_made_again_from_its_snapshots(site: Site) -> None:
 
 def test_unreachable_mlflow_is_one_message(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    away = dataclasses.replace(site.config.mlflow, tracking_uri="http://127.0.0.1:9/mlflow")
+    away = site.config.mlflow.model_copy(update={"tracking_uri": "http://127.0.0.1:9/mlflow"})
     with pytest.raises(LakehouseError, match="MLflow did not read the champion"):
         Registry(away).champion()
-
-
-def courses_at(*days: int) -> list[learner.Course]:
-    start = dt.datetime(2024, 1, 1)
-    return [learner.Course(i, f"C{i}", start + dt.timedelta(days=d), 100, 50) for i, d in enumerate(days)]
-
-
-def test_terms_are_told_apart_by_their_starts() -> None:
-    found = learner.terms(courses_at(0, 7, 200, 228, 400))
-    assert [[course.courseid for course in term] for term in found] == [[0, 1], [2, 3], [4]]
-    assert learner.can_hold_out_term(courses_at(0, 200))
-    assert not learner.can_hold_out_term(courses_at(0, 7))
-
-
-def test_folds_keep_courses_whole() -> None:
-    found = learner.folds(courses_at(*range(7)))
-    assert len(found) == learner.FOLDS
-    assert sorted(course.courseid for fold in found for course in fold) == list(range(7))
-
-
-def test_what_is_missing_is_said_at_once() -> None:
-    few = [dataclasses.replace(courses_at(0)[0], students=30, positives=5)]
-    with pytest.raises(learner.TooLittleDataError) as refusal:
-        learner.check_enough(few, ["C9"], "withdrawal", "over by now")
-    text = str(refusal.value)
-    for part in ("1 finished courses", "30 enrolments", "leaving the course before its end", "C9"):
-        assert part in text
-
-
-def test_calibration_of_a_model_that_tells_nothing_is_the_base_rate() -> None:
-    counts = pd.DataFrame({"margin": [0.0, 1.0, 0.0, 1.0], "label": [1.0, 0.0, 0.0, 1.0], "rows": [30, 30, 10, 10]})
-    curve = learner._platt(counts.assign(week=1))
-    assert curve.slope == curve.slope_by_week == 0
-    assert curve.probability(np.array([9.0]), np.array([1.0])) == pytest.approx(0.5)
-
-
-def test_calibration_follows_the_weeks_and_stays_after_the_last() -> None:
-    """Of margins that are half as sure at first and right at the end, what comes out is right in every week."""
-    margin, week = np.meshgrid(np.linspace(-3, 3, 61), np.arange(11))
-    true = 1 / (1 + np.exp(-(0.5 + 0.05 * week) * margin + 0.3))
-    parts = [
-        pd.DataFrame({"margin": margin.ravel(), "week": week.ravel(), "label": label, "rows": (rows * 1e4).ravel()})
-        for label, rows in ((1, true), (0, 1 - true))
-    ]
-    curve = learner._platt(pd.concat(parts))
-    assert np.allclose(curve.probability(margin, week), true, atol=1e-3)
-    assert np.allclose(curve.probability(margin, week + 10)[-1], true[-1], atol=1e-3)
-
-
-def test_calibration_never_turns_the_order_around() -> None:
-    """Of margins that mean the contrary in the last weeks the curve is one for all weeks."""
-    counts = pd.DataFrame({"margin": [-1.0, 1.0] * 4, "week": [0] * 4 + [9] * 4, "label": [0, 1, 1, 0, 1, 0, 0, 1]})
-    curve = learner._platt(counts.assign(rows=[90, 90, 10, 10, 60, 60, 40, 40]))
-    assert curve.slope > 0
-    assert curve.slope_by_week == 0
-
-
-def test_spec_survives_json() -> None:
-    import json
-
-    spec = learner.Spec("withdrawal", ("a", "b"), (1, 0), {"b": ["x", "y"]}, learner.Curve(1.5, -0.25, 0.1, 9))
-    assert learner.Spec.from_json(json.loads(learner.dump(spec))) == spec
-
-
-@pytest.mark.parametrize(
-    ("group", "own", "course", "words"),
-    [
-        ("handed_in", 0.25, 0.8, "handed in 25 % of what was due (course: 80 %)"),
-        ("last_due", 0.0, 0.9, "has not handed in what was due last (course: 90 %)"),
-        ("days_since_access", 16.2, 3.0, "last seen in the course 16 days ago (course: 3)"),
-        ("lead", -2.0, 30.0, "enrolled 2 days after the start (course: 30 days before)"),
-        ("practice", 0.0, 12.25, "has not used quizzes and exercises yet (course: 12.2)"),
-        ("trend", np.log(0.2), np.log(0.9), "activity at 20 % of the weeks before (course: 90 %)"),
-        ("days_early", -1.5, 2.0, "hands in 1.5 days after the date (course: 2.0 days before)"),
-        ("handed_in", 0.9, 0.8, None),
-        ("days_since_access", 1.0, 3.0, None),
-        ("grade_avg", None, 0.7, "no grade yet (course: 70 % on average)"),
-        ("handed_in", None, 0.7, None),
-        ("attr_num_of_prev_attempts", 2.0, 0.2, "num of prev attempts: 2 (course: 0.2)"),
-        ("attr_num_of_prev_attempts", 0.0, 0.2, None),
-    ],
-)
-def test_sentences(group: str, own: float | None, course: float, words: str | None) -> None:
-    figure = group if group.startswith("attr_") else explanations.REASON[group].figure
-    row = {figure: own, f"cohort_{figure}": course}
-    assert explanations.sentence(group, row, {"attr_num_of_prev_attempts": 1}) == words
-
-
-def test_every_feature_has_a_reason_that_can_be_told() -> None:
-    for feature in features.FEATURES:
-        assert feature.reason in explanations.REASON
-    for reason in explanations.REASON.values():
-        assert reason.figure in features.RAW
-
-
-def test_label_names_are_complete() -> None:
-    assert set(labels.NAMES) == set(labels.LABELS)
-    assert (AS_OF - TERMS[2]).days < WEEKS * 7

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import json
 
@@ -45,8 +44,8 @@ def scored(spark: SparkSession) -> SparkSession:
 
 
 def test_text_holds_the_ten_most_at_risk(scored: SparkSession, settings: Config) -> None:
-    analytics = dataclasses.replace(settings.analytics, course_code=r"^(K\d)-")
-    clustering_job.run(scored, dataclasses.replace(settings, analytics=analytics), AS_OF)
+    analytics = settings.analytics.model_copy(update={"course_code": r"^(K\d)-"})
+    clustering_job.run(scored, settings.model_copy(update={"analytics": analytics}), AS_OF)
     text = report.render(scored, settings, AS_OF)
     assert max(map(len, text.splitlines())) <= report.WIDTH
     assert "…" not in text
@@ -66,10 +65,10 @@ def test_text_holds_the_ten_most_at_risk(scored: SparkSession, settings: Config)
     assert " ".join(REASON.split()[:8]) in words, "reasons are wrapped between words"
 
 
-def test_moves_between_terms_are_told_the_most_frequent_first() -> None:
+def test_moves_between_terms_begin_with_the_most_frequent() -> None:
     moves = [{"from": f"k{i}", "to": "forum", "courses": ["x"] * (5 - i)} for i in range(5)]
-    told = report._told_moves({"again": 20, "stayed": 5, "moves": moves})
-    assert told == (
+    line = report._moves_line({"again": 20, "stayed": 5, "moves": moves})
+    assert line == (
         "Of 20 courses given again in a later term 5 stayed what they were; moved: 5 from k0 to forum, 4 from k1 to forum,"
         " 3 from k2 to forum, 3 others."
     )
@@ -78,7 +77,7 @@ def test_moves_between_terms_are_told_the_most_frequent_first() -> None:
 def test_where_no_moodle_stands_behind_the_data_ids_take_the_place_of_links(
     scored: SparkSession, settings: Config
 ) -> None:
-    nowhere = dataclasses.replace(settings, moodle=dataclasses.replace(settings.moodle, url=None))
+    nowhere = settings.model_copy(update={"moodle": settings.moodle.model_copy(update={"url": None})})
     text = report.render(scored, nowhere, AS_OF)
     assert "view.php" not in text
     assert "user 2100, course 30" in text
@@ -103,7 +102,7 @@ def test_an_earlier_moment_shows_the_run_of_then(scored: SparkSession, settings:
     assert "model version 1" in text
 
 
-def test_nothing_yet_is_said(spark: SparkSession, settings: Config) -> None:
+def test_missing_results_are_explained(spark: SparkSession, settings: Config) -> None:
     empty(spark)
     small_site(students=2, terms=(2,)).write(spark)
     text = report.render(spark, settings, AS_OF)

@@ -1,4 +1,4 @@
-"""How far the students that are scored are from those the model was trained on, feature by feature.
+"""Measure how far the students that are scored are from those the model was trained on, feature by feature.
 
 The measure is the shift: how far, on average, the training's values would have to be moved to become those of now, in
 standard deviations of the training (the Wasserstein distance of the two). Below 0.1 nothing has moved, above 0.3 much
@@ -18,22 +18,23 @@ import pandas as pd
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+REFERENCE = "reference.json"  # the document of a training's run that later rows are compared with
 BINS = 40
 MISSING = -1
 # Of more rows a sample tells the same.
-MOST_ROWS = 200_000
+MAX_ROWS = 200_000
 # Of fewer students chance alone makes a shift that looks like something.
-LEAST_STUDENTS = 100
-SOME, MUCH = 0.1, 0.3
+MIN_STUDENTS = 100
+DRIFT_LOW, DRIFT_HIGH = 0.1, 0.3
 
 
 def reference(rows: DataFrame, names: Sequence[str]) -> dict[str, Any]:
-    """What later rows are compared with, as plain JSON: the range of each feature, and the rows in each bin of it by week.
+    """Return what later rows are compared with, as plain JSON: the range of each feature, and the rows in each bin of it by week.
 
     rows: week and the features as floats, NaN where missing. The range leaves out the most extreme hundredth.
     """
     count = rows.count()
-    sample = rows.sample(min(1.0, MOST_ROWS / max(count, 1)), seed=1).persist()
+    sample = rows.sample(min(1.0, MAX_ROWS / max(count, 1)), seed=1).persist()
     try:
         limits = sample.approxQuantile(list(names), [0.005, 0.995], 0.001)
         ranges = {name: found or [0.0, 0.0] for name, found in zip(names, limits, strict=True)}
@@ -47,7 +48,7 @@ def reference(rows: DataFrame, names: Sequence[str]) -> dict[str, Any]:
 
 
 def compare(known: dict[str, Any], rows: DataFrame) -> list[dict[str, Any]]:
-    """{feature, shift, missing, missing_then} of each feature, the most changed first. rows: as for reference.
+    """Return {feature, shift, missing, missing_then} of each feature, the most changed first. rows: as for reference.
 
     missing: the share without a value, now and in training; shift is that of the others.
     """
@@ -70,8 +71,8 @@ def compare(known: dict[str, Any], rows: DataFrame) -> list[dict[str, Any]]:
 
 
 def moved(row: dict[str, Any]) -> bool:
-    """Whether a feature is far from what it was."""
-    return bool(row["shift"] > MUCH or abs(row["missing"] - row["missing_then"]) > MUCH)
+    """Tell whether a feature is far from what it was."""
+    return bool(row["shift"] > DRIFT_HIGH or abs(row["missing"] - row["missing_then"]) > DRIFT_HIGH)
 
 
 def _shift(now: np.ndarray, then: np.ndarray) -> float:

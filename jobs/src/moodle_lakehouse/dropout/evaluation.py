@@ -1,4 +1,4 @@
-"""How well the model would have done on courses that taught it nothing.
+"""Measure how well the model would have done on courses that taught it nothing.
 
 Either it is trained on courses that started before a date and tested on later ones, or every course in turn is
 predicted by a model of the others.
@@ -18,15 +18,15 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from moodle_lakehouse.config import Config
-from moodle_lakehouse.dropout import features, labels, metrics, subgroups
-from moodle_lakehouse.dropout import learner as learn
+from moodle_lakehouse.curated import activity
+from moodle_lakehouse.dropout import baselines, dataset, features, labels, learner, metrics, subgroups
 from moodle_lakehouse.errors import LakehouseError
 from moodle_lakehouse.lake import point_in_time, table_names, tables
 
 log = logging.getLogger(__name__)
 
-# With more courses than this they are left out in as many lots of whole courses: each costs a training.
-MOST_LOTS = 40
+# With more courses than this they are left out in as many folds of whole courses: each costs a training.
+MAX_FOLDS = 40
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ class EvaluationSpec:
 
 
 @dataclass(frozen=True)
-class Lot:
+class CvFold:
     """Courses to predict and the courses that teach the model for it."""
 
-    test: Sequence[learn.Course]
-    train: Sequence[learn.Course]
+    test: Sequence[dataset.Course]
+    train: Sequence[dataset.Course]
     without_students: bool  # whether the test's students are kept out of the training
 
 
 def run(spark: SparkSession, config: Config, question: EvaluationSpec) -> dict[str, Any]:
-    """{"model": [...], "baselines": {name: [...]}, "protocol": {...}}, and "courses" or "groups" where asked for.
+    """Return {"model": [...], "baselines": {name: [...]}, "protocol": {...}}, and "courses" or "groups" where asked for.
 
     Each list holds the measures (see metrics) of every given week. The baselines are logistic_regression,
     days_since_last_access and training_base_rate. A student's earlier courses may be among those trained on; of a
@@ -64,24 +64,24 @@ def run(spark: SparkSession, config: Config, question: EvaluationSpec) -> dict[s
     known_until = data_end(spark)
     src = features.sources(spark, config.analytics, known_until)
     found = labels.finished(src.enrolments, src.courses, known_until, question.label)
-    courses = learn.finished_courses(found)
+    courses = dataset.finished_courses(found)
     outcomes = labels.build(src.enrolments, found.courses, question.label)
-    lots, refused = _lots(courses, found.without_label, outcomes, question)
-    tested = [course for lot in lots for course in lot.test]
+    cv_folds, refused = _cv_folds(courses, found.without_label, outcomes, question)
+    tested = [course for fold in cv_folds for course in fold.test]
     if question.group_by:
-        of_tested = outcomes.where(learn.in_courses(tested))
+        of_tested = outcomes.where(dataset.in_courses(tested))
         subgroups.check_enough(subgroups.by(spark, question.group_by, of_tested), question.group_by)
-    taught = {course.courseid: course for lot in lots for course in lot.train}
-    wanted = (learn.in_courses(list(taught.values())) & F.col("enrolled") & learn.teaching_weeks()) | (
-        learn.in_courses(tested) & F.col("week").isin(list(question.weeks))
+    taught = {course.courseid: course for fold in cv_folds for course in fold.train}
+    wanted = (dataset.in_courses(list(taught.values())) & F.col("enrolled") & dataset.teaching_weeks()) | (
+        dataset.in_courses(tested) & F.col("week").isin(list(question.weeks))
     )
-    rows = learn.labelled(features.build(src, known_until).where(wanted), outcomes)
-    columns = [*learn.KEYS, "enrolled", "label", "days_since_access", *learn.feature_names(rows.columns)]
+    rows = dataset.labelled(features.build(src, known_until).where(wanted), outcomes)
+    columns = [*dataset.KEYS, "enrolled", "label", "days_since_access", *dataset.feature_names(rows.columns)]
     # Of the many plans to come each would hold all of this one's: it is computed here and forgotten.
     rows = rows.select(*dict.fromkeys(columns)).localCheckpoint()
-    scored = _predicted(rows, lots, question)
+    scored = _predicted(rows, cv_folds, question)
     document = _document(scored, question)
-    document["protocol"] = _protocol(lots, question, known_until)
+    document["protocol"] = _protocol(cv_folds, question, known_until)
     if question.split is None:
         document["courses"] = _by_course(scored["model"], tested, question) + refused
     if question.group_by:
@@ -89,47 +89,47 @@ def run(spark: SparkSession, config: Config, question: EvaluationSpec) -> dict[s
     return document
 
 
-def _lots(
-    courses: Sequence[learn.Course], without_label: Sequence[str], outcomes: DataFrame, question: EvaluationSpec
-) -> tuple[list[Lot], list[dict[str, Any]]]:
+def _cv_folds(
+    courses: Sequence[dataset.Course], without_label: Sequence[str], outcomes: DataFrame, question: EvaluationSpec
+) -> tuple[list[CvFold], list[dict[str, Any]]]:
     """The trainings to do, and the courses that are refused, each with its reason."""
     if question.split is not None:
         before, after = (point_in_time.utc(moment) for moment in question.split)
         train = [course for course in courses if point_in_time.utc(course.start_at) < before]
         test = [course for course in courses if point_in_time.utc(course.start_at) >= after]
-        learn.check_enough(train, without_label, question.label, f"started before {before:%Y-%m-%d}")
+        dataset.check_enough(train, without_label, question.label, f"started before {before:%Y-%m-%d}")
         if not test:
-            raise learn.TooLittleDataError(
+            raise dataset.TooLittleDataError(
                 f"No finished course with an outcome started on {after:%Y-%m-%d} or later",
                 where="--test-from",
                 remedy="choose an earlier date; courses count once they are over and their outcomes are known",
             )
-        return [Lot(test, train, without_students=False)], []
-    learn.check_enough(courses, without_label, question.label, "over in these data")
-    lots, refused, last = [], [], None
-    for fold in learn.folds(courses, MOST_LOTS):
+        return [CvFold(test, train, without_students=False)], []
+    dataset.check_enough(courses, without_label, question.label, "over in these data")
+    cv_folds, refused, last = [], [], None
+    for fold in dataset.folds(courses, MAX_FOLDS):
         left_out = sorted(fold, key=_by_start)
         rest = _without(courses, left_out, outcomes)
         try:
-            learn.check_enough(rest, (), question.label, f"beside {left_out[0].shortname}, without its students")
-        except learn.TooLittleDataError as refusal:
+            dataset.check_enough(rest, (), question.label, f"beside {left_out[0].shortname}, without its students")
+        except dataset.TooLittleDataError as refusal:
             last = refusal
             note = "refused: the other courses, without its students, hold too little to learn from"
             refused += [{**_named(course), "weeks": [], "note": note} for course in left_out]
             continue
-        lots.append(Lot(left_out, rest, without_students=True))
-    if last is not None and not lots:
+        cv_folds.append(CvFold(left_out, rest, without_students=True))
+    if last is not None and not cv_folds:
         raise last
-    return sorted(lots, key=lambda lot: _by_start(lot.test[0])), refused
+    return sorted(cv_folds, key=lambda fold: _by_start(fold.test[0])), refused
 
 
-def _by_start(course: learn.Course) -> tuple[dt.datetime, int]:
+def _by_start(course: dataset.Course) -> tuple[dt.datetime, int]:
     return course.start_at, course.courseid
 
 
 def _without(
-    courses: Sequence[learn.Course], left_out: Sequence[learn.Course], outcomes: DataFrame
-) -> list[learn.Course]:
+    courses: Sequence[dataset.Course], left_out: Sequence[dataset.Course], outcomes: DataFrame
+) -> list[dataset.Course]:
     """The other courses, counted without the students of those left out."""
     counts = {
         row["courseid"]: (row["students"], int(row["positives"]))
@@ -145,26 +145,30 @@ def _without(
     ]
 
 
-def _others(rows: DataFrame, left_out: Sequence[learn.Course]) -> DataFrame:
+def _others(rows: DataFrame, left_out: Sequence[dataset.Course]) -> DataFrame:
     """The rows of other courses and other students than those of the courses left out."""
-    inside = learn.in_courses(left_out)
+    inside = dataset.in_courses(left_out)
     return rows.where(~inside).join(rows.where(inside).select("userid").distinct(), "userid", "left_anti")
 
 
-def _predicted(rows: DataFrame, lots: Sequence[Lot], question: EvaluationSpec) -> dict[str, DataFrame]:
+def _predicted(rows: DataFrame, cv_folds: Sequence[CvFold], question: EvaluationSpec) -> dict[str, DataFrame]:
     """KEYS, label and probability by the model and each baseline, of the tested courses in the weeks asked for."""
     found: dict[str, list[DataFrame]] = {}
-    for number, lot in enumerate(lots, 1):
-        log.info("train: %s", learn.describe(lot.train))
-        log.info("test:  %s%s", learn.describe(lot.test), f" ({number} of {len(lots)})" if len(lots) > 1 else "")
-        inside = learn.in_courses(lot.test)
-        teaching = _others(rows, lot.test) if lot.without_students else rows.where(learn.in_courses(lot.train))
-        teaching = teaching.where(F.col("enrolled") & learn.teaching_weeks()).persist()
+    for number, fold in enumerate(cv_folds, 1):
+        log.info("train: %s", dataset.describe(fold.train))
+        log.info(
+            "test:  %s%s", dataset.describe(fold.test), f" ({number} of {len(cv_folds)})" if len(cv_folds) > 1 else ""
+        )
+        inside = dataset.in_courses(fold.test)
+        teaching = _others(rows, fold.test) if fold.without_students else rows.where(dataset.in_courses(fold.train))
+        teaching = teaching.where(F.col("enrolled") & dataset.teaching_weeks()).persist()
         later = rows.where(inside & F.col("week").isin(list(question.weeks)))
-        model, _ = learn.learn(teaching, lot.train, question.label)
-        by_all = learn.predict(model, later, keep=(*learn.KEYS, "label")).select(*learn.KEYS, "label", "probability")
+        model, _ = learner.learn(teaching, fold.train, question.label)
+        by_all = learner.predict(model, later, keep=(*dataset.KEYS, "label")).select(
+            *dataset.KEYS, "label", "probability"
+        )
         found.setdefault("model", []).append(by_all.localCheckpoint())
-        for name, baseline in learn.baselines(teaching, model.spec.features).items():
+        for name, baseline in baselines.fit(teaching, model.spec.features).items():
             found.setdefault(name, []).append(baseline(later).localCheckpoint())
         teaching.unpersist()
     return {name: functools.reduce(DataFrame.unionByName, parts) for name, parts in found.items()}
@@ -175,28 +179,28 @@ def _document(scored: dict[str, DataFrame], question: EvaluationSpec) -> dict[st
     return {"model": by_name.pop("model"), "baselines": by_name}
 
 
-def _protocol(lots: Sequence[Lot], question: EvaluationSpec, known_until: dt.datetime) -> dict[str, Any]:
+def _protocol(cv_folds: Sequence[CvFold], question: EvaluationSpec, known_until: dt.datetime) -> dict[str, Any]:
     """What was done, for whoever reads the figures."""
     return {
         "label": question.label,
         "split": "by the courses' starts" if question.split else "leave one course out",
-        "train": learn.describe(lots[0].train) if question.split else "each time the courses not tested",
-        "test": learn.describe([course for lot in lots for course in lot.test]),
-        "trainings": len(lots),
+        "train": dataset.describe(cv_folds[0].train) if question.split else "each time the courses not tested",
+        "test": dataset.describe([course for fold in cv_folds for course in fold.test]),
+        "trainings": len(cv_folds),
         "known_until": known_until.isoformat(),
         "capacity": question.capacity,
         "intervals": metrics.INTERVALS,
     }
 
 
-def _named(course: learn.Course) -> dict[str, Any]:
+def _named(course: dataset.Course) -> dict[str, Any]:
     return {
         "courseid": course.courseid, "course": course.shortname, "start": f"{course.start_at:%Y-%m-%d}",
         "students": course.students,
     }  # fmt: skip
 
 
-def _by_course(scored: DataFrame, tested: Iterable[learn.Course], question: EvaluationSpec) -> list[dict[str, Any]]:
+def _by_course(scored: DataFrame, tested: Iterable[dataset.Course], question: EvaluationSpec) -> list[dict[str, Any]]:
     counts = metrics.counted(scored, question.capacity, "courseid", "week")
     return [
         {
@@ -215,7 +219,7 @@ def _by_group(spark: SparkSession, scored: DataFrame, question: EvaluationSpec, 
 
 
 def data_end(spark: SparkSession) -> dt.datetime:
-    """A week after the last thing known, now at the latest: courses that end later are not over in these data.
+    """Return the moment a week after the last thing known, now at the latest: courses that end later are not over in these data.
 
     The week is for courses whose last days are quiet.
     """
@@ -233,10 +237,10 @@ def data_end(spark: SparkSession) -> dt.datetime:
         row = df.agg(*[F.max(F.unix_timestamp(name)).alias(name) for name in names]).first()
         last.extend(value for value in (row or ()) if value is not None)
     if not last:
-        raise learn.TooLittleDataError(
+        raise dataset.TooLittleDataError(
             "There is nothing to evaluate: no event, enrolment, grade or submission",
             where="lakehouse.curated",
             remedy="run ingest and curate on a Moodle with courses that are over",
         )
-    end = dt.datetime.fromtimestamp(max(last) + features.WEEK, dt.UTC)
+    end = dt.datetime.fromtimestamp(max(last) + activity.WEEK, dt.UTC)
     return min(end, dt.datetime.now(dt.UTC))

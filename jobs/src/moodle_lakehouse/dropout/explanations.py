@@ -1,7 +1,6 @@
-"""Why a student is at risk, in words: what the trees' exact contributions say, with the student's figure
-beside the course's.
+"""Say why a student is at risk: the trees' exact contributions in words, the student's figure beside the course's.
 
-Contributions of features that tell one thing (a share, and the same share against the cohort) are summed up
+Contributions of features that say the same thing (a share, and the same share against the cohort) are summed up
 to one reason. A reason is given only where it raises the risk and the student's figure is indeed the worse one.
 """
 
@@ -19,7 +18,7 @@ from moodle_lakehouse.dropout import features
 
 REASONS = 3
 # A contribution below this (in log odds) moves no probability by a whole point.
-LEAST = 0.02
+MIN_CONTRIBUTION = 0.02
 
 
 @dataclass(frozen=True)
@@ -144,19 +143,19 @@ REASON: dict[str, Reason] = {
 
 
 def of_features(names: Sequence[str]) -> list[str | None]:
-    """The reason that each of a model's features counts towards."""
+    """Return the reason that each of a model's features counts towards."""
     known = {feature.name: feature.reason for feature in features.FEATURES}
     return [name if name.startswith((features.ATTRIBUTE, features.PROFILE)) else known.get(name) for name in names]
 
 
 def figures(columns: Sequence[str]) -> list[str]:
-    """The columns that reasons are told from, as far as the feature table has them."""
+    """Return the columns that reasons are made of, as far as the feature table has them."""
     own = [name for name in columns if name.startswith((features.ATTRIBUTE, features.PROFILE))]
     return [*dict.fromkeys(reason.figure for reason in REASON.values()), *own]
 
 
 def with_cohort(rows: DataFrame) -> DataFrame:
-    """The rows with cohort_<figure>, the mean of those enrolled in the course at that week."""
+    """Return the rows with cohort_<figure>, the mean of those enrolled in the course at that week."""
     cohort = Window.partitionBy("courseid", "week")
     numbers = [name for name in figures(rows.columns) if not name.startswith(features.PROFILE)]
     return rows.select(
@@ -165,7 +164,7 @@ def with_cohort(rows: DataFrame) -> DataFrame:
 
 
 def explain(scored: DataFrame, names: Sequence[str], directions: Sequence[int], keep: Sequence[str]) -> DataFrame:
-    """keep and reason_1 to reason_3, the strongest first; null where nothing more raises the risk.
+    """Return keep and reason_1 to reason_3, the strongest first; null where nothing more raises the risk.
 
     scored: keep, contributions (in the order of names), the figures and their cohort_ means.
     """
@@ -173,37 +172,37 @@ def explain(scored: DataFrame, names: Sequence[str], directions: Sequence[int], 
     risk = dict(zip(names, directions, strict=True))
     shown = [f.name for f in scored.schema if f.name in keep]
 
-    def tell(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    def with_reasons(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for batch in batches:
             result = batch[shown].copy()
-            told = [top(row, groups, risk) for row in batch.to_dict("records")]
+            by_row = [top(row, groups, risk) for row in batch.to_dict("records")]
             for place in range(REASONS):
-                result[f"reason_{place + 1}"] = [reasons[place] for reasons in told]
+                result[f"reason_{place + 1}"] = [reasons[place] for reasons in by_row]
             yield result
 
     schema = ", ".join(f"`{f.name}` {f.dataType.simpleString()}" for f in scored.schema if f.name in shown)
     schema += "".join(f", reason_{place + 1} string" for place in range(REASONS))
-    return scored.mapInPandas(tell, schema)
+    return scored.mapInPandas(with_reasons, schema)
 
 
 def top(row: dict[str, object], groups: Sequence[str | None], directions: dict[str, int]) -> list[str | None]:
-    """The reasons of one scored row, filled up with None."""
+    """Return the reasons of one scored row, filled up with None."""
     sums: dict[str, float] = {}
     for group, value in zip(groups, np.asarray(row["contributions"], dtype=float), strict=True):
         if group is not None:
             sums[group] = sums.get(group, 0.0) + float(value)
-    told: list[str | None] = []
+    reasons: list[str | None] = []
     for group, value in sorted(sums.items(), key=lambda item: (-item[1], item[0])):
-        if value < LEAST or len(told) == REASONS:
+        if value < MIN_CONTRIBUTION or len(reasons) == REASONS:
             break
         words = sentence(group, row, directions)
         if words is not None:
-            told.append(words)
-    return [*told, *[None] * (REASONS - len(told))]
+            reasons.append(words)
+    return [*reasons, *[None] * (REASONS - len(reasons))]
 
 
 def sentence(group: str, row: dict[str, object], directions: dict[str, int]) -> str | None:
-    """One reason in words, or None where the student's figure is no worse than the course's."""
+    """Return one reason in words, or None where the student's figure is no worse than the course's."""
     if group.startswith(features.PROFILE):
         value = row.get(group)
         return None if value is None else f"{_words(group, features.PROFILE)}: {value}"

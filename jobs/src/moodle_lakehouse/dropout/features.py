@@ -1,4 +1,4 @@
-"""Weekly snapshots of every enrolment: what was known of a student at the end of each week of a course.
+"""Compute weekly snapshots of every enrolment: what was known of a student at the end of each week of a course.
 
 A row is (enrolment, week); its cutoff is the course's start plus 7 * week days. A row holds only what happened
 strictly before its cutoff. The risk set are the enrolments that have not ended by the cutoff. One that begins
@@ -23,16 +23,11 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from moodle_lakehouse.config import AnalyticsConfig, Config
-from moodle_lakehouse.curated import job as curated_job
+from moodle_lakehouse.curated.activity import DAY, MAX_WEEKS, WEEK, by_students
 from moodle_lakehouse.errors import LakehouseError
 from moodle_lakehouse.lake import input_fingerprint, job_runs, point_in_time, table_names, tables, writers
 
 log = logging.getLogger(__name__)
-
-DAY = 86400
-WEEK = 7 * DAY
-# A course that runs longer (or has no end) gets no rows beyond: it is no course with a beginning and an end.
-MAX_WEEKS = 60
 
 ASSESSMENTS = ("assign", "quiz")
 # What stands in a submission's status while nothing has been handed in.
@@ -46,10 +41,6 @@ GROUPS = {
     "assign": ("assign",),
 }
 
-# Log rows about a student's enrolment and results are no activity, whoever is named as their user.
-NO_ACTIVITY = ("user_enrolment", "role", "grade", "course_module_completion", "course_completion")
-TEACHING = 1  # edulevel
-
 # Prefixes of the columns that a site's configuration adds.
 ATTRIBUTE = "attr_"
 PROFILE = "profile_"
@@ -61,7 +52,7 @@ class Feature:
 
     risk: the only direction in which it may move the risk, +1 or -1; 0 leaves it free. It keeps what is learnt
     in a few courses from bending to their noise, and a reason from contradicting common sense.
-    reason: the reason (see reasons.py) that its contribution counts towards; None: it explains no student.
+    reason: the reason (see explanations.py) that its contribution counts towards; None: it explains no student.
     """
 
     name: str
@@ -125,7 +116,7 @@ class Sources:
 
 
 def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
-    """Write features.enrolment_week anew, as of a moment, unless it was made of the same."""
+    """Write features.enrolment_week, as of a moment, unless it was made of the same."""
     at = snapshots(spark)
     inputs = stamp(config.analytics, as_of, at)
     if input_fingerprint.is_current(spark, [table_names.ENROLMENT_WEEK], inputs):
@@ -140,7 +131,7 @@ def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
 def read(
     spark: SparkSession, config: Config, as_of: dt.datetime | None, at: Mapping[str, int] | None = None
 ) -> DataFrame:
-    """features.enrolment_week as of a moment: the table where it was written for just that, else computed anew.
+    """features.enrolment_week as of a moment: the table where it was written for just that, else computed.
 
     at: the sources' snapshots (see snapshots); None: those of now.
     """
@@ -151,20 +142,20 @@ def read(
 
 
 def stamp(analytics: AnalyticsConfig, as_of: dt.datetime | None, at: Mapping[str, int]) -> str:
-    """What features are made of: the snapshots of their sources, the moment and the configured attributes."""
+    """Return what features are made of: the snapshots of their sources, the moment and the configured attributes."""
     own = (analytics.enrolment_attributes, analytics.demographics, analytics.profile_fields)
     return input_fingerprint.stamp(at, input_fingerprint.moment(as_of), own)
 
 
 def snapshots(spark: SparkSession) -> dict[str, int]:
-    """The snapshot with the present rows of each table that the features are made of; no job runs for it."""
+    """Return the snapshot with the current rows of each table that the features are made of; no job runs for it."""
     return input_fingerprint.rows(spark, SOURCE_TABLES)
 
 
 def sources(
     spark: SparkSession, analytics: AnalyticsConfig, as_of: dt.datetime | None, at: Mapping[str, int] | None = None
 ) -> Sources:
-    """The curated tables as they stood at as_of (None: as they stand), of the snapshots given, else of now's."""
+    """Read the curated tables as of a moment (None: as they are), from the given snapshots, else the current ones."""
 
     def table(name: str) -> DataFrame | None:
         return tables.read(spark, name) if at is None or name not in at else tables.read_at(spark, name, at[name])
@@ -192,12 +183,12 @@ def sources(
 
 
 def column_name(prefix: str, name: str) -> str:
-    """The column of a configured attribute or profile field."""
+    """Return the column of a configured attribute or profile field."""
     return prefix + re.sub(r"\W+", "_", name).strip("_").lower()
 
 
 def build(src: Sources, as_of: dt.datetime | None) -> DataFrame:
-    """The table features.enrolment_week. Grain: (userid, courseid, week), enrolments not ended by the cutoff.
+    """Compute the table features.enrolment_week. Grain: (userid, courseid, week), enrolments not ended by the cutoff.
 
     Every source is reduced to what a student gained in a week, stacked, and summed up along the weeks; the
     cohorts are formed last, from the rows that are in the risk set.
@@ -213,7 +204,7 @@ def build(src: Sources, as_of: dt.datetime | None) -> DataFrame:
 
 
 def columns(src: Sources) -> list[str]:
-    """The table's columns in order: keys, what reasons are told from, features, the site's own attributes."""
+    """Return the table's columns in order: keys, what reasons are made of, features, the site's own attributes."""
     keys = ["userid", "user_key", "courseid", "week", "cutoff_at", "enrolled"]
     named = list(dict.fromkeys([*keys, *RAW, *(feature.name for feature in FEATURES)]))
     return [
@@ -310,17 +301,11 @@ def _spine(enrolments: DataFrame, courses: DataFrame) -> DataFrame:
     )
 
 
-def by_students(events: DataFrame) -> DataFrame:
-    """The rows of fact_event that students did themselves: nothing of staff, no teaching, no results of theirs."""
-    result = F.col("target").isin(*NO_ACTIVITY) | ((F.col("target") == "course") & (F.col("action") == "completed"))
-    return events.where((F.col("role") != curated_job.STAFF) & (F.col("edulevel") != TEACHING) & ~result)
-
-
 def _activity(events: DataFrame, courses: DataFrame) -> DataFrame:
     """Grain (userid, courseid, week): what students did in the week that ends at the cutoff.
 
     One pass over the log: it is reduced per module and week first, where days are bits of a week, so that
-    the days of several modules can be united and a module opened for the first time can be told.
+    the days of several modules can be united and a module opened for the first time can be recognised.
     """
     group = F.coalesce(*[F.when(F.col("modname").isin(*names), F.lit(name)) for name, names in GROUPS.items()])
     at = F.unix_timestamp("occurred_at")
@@ -406,19 +391,27 @@ def _calendar(resources: DataFrame, courses: DataFrame) -> DataFrame:
 
 def _assessed(src: Sources, courses: DataFrame) -> list[DataFrame]:
     """What was handed in and graded, in rows of (userid, courseid, week): the week it became known in."""
+    graded = src.grades.where(F.col("graded_at").isNotNull() & F.col("fraction").isNotNull())
+    results = _results(src, graded, courses)
+    return [_handed_in(results), _on_calendar(results), _grades(graded, courses)]
+
+
+def _results(src: Sources, graded: DataFrame, courses: DataFrame) -> DataFrame:
+    """Assessments a student has dealt with. Grain (userid, courseid, cmid): at, credited, due, week_known and _due's weeks.
+
+    credited: the result came before any submission (from an earlier attempt, or marked offline) and asks for none.
+    """
     due = F.broadcast(_due(src.resources, courses).drop("courseid"))
     status = F.coalesce(F.lower("status"), F.lit(""))
     submitted = src.submissions.where(~status.isin(*NOT_HANDED_IN)).select(
         "userid", "courseid", "cmid", F.unix_timestamp("submitted_at").alias("submitted")
     )
-    graded = src.grades.where(F.col("graded_at").isNotNull() & F.col("fraction").isNotNull())
-    # A result before any submission (credited from an earlier attempt, or marked offline) asks for none. A zero is
-    # what many sites give to who did not hand in.
+    # A zero is what many sites give to who did not hand in.
     results = graded.where(F.col("modname").isin(*ASSESSMENTS) & (F.col("fraction") > 0)).select(
         "userid", "courseid", "cmid", F.unix_timestamp("graded_at").alias("graded")
     )
     is_credited = F.col("graded").isNotNull() & (F.col("submitted").isNull() | (F.col("graded") < F.col("submitted")))
-    dealt_with = (
+    return (
         submitted.unionByName(results, allowMissingColumns=True)
         .groupBy("userid", "courseid", "cmid")
         .agg(F.min("submitted").alias("submitted"), F.min("graded").alias("graded"))
@@ -429,8 +422,12 @@ def _assessed(src: Sources, courses: DataFrame) -> list[DataFrame]:
         .join(due, "cmid", "left")
         .withColumn("week_known", _week_known(F.col("at")))
     )
+
+
+def _handed_in(results: DataFrame) -> DataFrame:
+    """What counts from when it was handed in, whatever its date."""
     own, dated = F.col("credited") == 0, F.col("due").isNotNull()
-    handed_in = dealt_with.select(
+    return results.select(
         "userid",
         "courseid",
         F.col("week_known").alias("week"),
@@ -440,9 +437,12 @@ def _assessed(src: Sources, courses: DataFrame) -> list[DataFrame]:
         F.when(own & dated, (F.col("due") - F.col("at")) / DAY).alias("early_days"),
         F.when(own & dated, 1).alias("early_count"),
     )
-    # Against the calendar a submission counts from when both it and its date have passed.
+
+
+def _on_calendar(results: DataFrame) -> DataFrame:
+    """What counts against the calendar: from when both the submission and its date have passed."""
     week = F.greatest("week_known", "week_due")
-    on_calendar = dealt_with.where("due IS NOT NULL").select(
+    return results.where("due IS NOT NULL").select(
         "userid",
         "courseid",
         week.alias("week"),
@@ -450,8 +450,12 @@ def _assessed(src: Sources, courses: DataFrame) -> list[DataFrame]:
         (F.col("at") <= F.col("due")).cast("int").alias("on_time"),
         (F.col("week_next").isNull() | (week < F.col("week_next"))).cast("int").alias("last_due_handed_in"),
     )
+
+
+def _grades(graded: DataFrame, courses: DataFrame) -> DataFrame:
+    """The grades of a week, weighted."""
     weight = F.greatest(F.coalesce("weight", F.lit(0.0)), F.lit(0.01))
-    grades = (
+    return (
         graded.join(F.broadcast(courses), "courseid", "inner")
         .groupBy("userid", "courseid", _week_known(F.unix_timestamp("graded_at")).alias("week"))
         .agg(
@@ -461,7 +465,6 @@ def _assessed(src: Sources, courses: DataFrame) -> list[DataFrame]:
             F.max_by("fraction", F.struct("graded_at", "fraction")).alias("grade_last"),
         )
     )
-    return [handed_in, on_calendar, grades]
 
 
 def _weekly(stacked: DataFrame) -> DataFrame:

@@ -1,4 +1,4 @@
-"""What a dropout is: one label per enrolment of a course that is over.
+"""Label each enrolment of a course that is over as a dropout or not.
 
 non_completion: the student did not complete the course, whether by leaving or by failing.
 withdrawal: the student left before the course ended. Moodle deletes such an enrolment's row; what curate
@@ -33,13 +33,13 @@ class Finished:
 
 
 def over(courses: DataFrame, as_of: dt.datetime | None) -> DataFrame:
-    """The courses of dim_course that ended before as_of; None: all that have an end."""
+    """Return the courses of dim_course that ended before as_of; None: all that have an end."""
     dated = courses.where(F.col("end_at").isNotNull() & (F.col("end_at") > F.col("start_at")))
     return dated if as_of is None else dated.where(F.col("end_at") < point_in_time.literal(as_of))
 
 
 def build(enrolments: DataFrame, courses: DataFrame, label: str) -> DataFrame:
-    """Grain (userid, courseid) of fact_enrolment, for the given courses only: label 1.0 or 0.0.
+    """Label the enrolments of the given courses 1.0 or 0.0. Grain (userid, courseid) of fact_enrolment.
 
     enrolments must be cut at the moment for which the courses are over: what came later is not known.
     """
@@ -55,7 +55,7 @@ def build(enrolments: DataFrame, courses: DataFrame, label: str) -> DataFrame:
 
 
 def finished(enrolments: DataFrame, courses: DataFrame, as_of: dt.datetime | None, label: str) -> Finished:
-    """The finished courses at as_of, told apart by whether their label says anything."""
+    """Find the finished courses at as_of, separated by whether their label says anything."""
     ended = over(courses, as_of)
     rates = (
         build(enrolments, ended, label)

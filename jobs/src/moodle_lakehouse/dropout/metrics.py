@@ -1,4 +1,4 @@
-"""How good probabilities are, week by week.
+"""Measure how good probabilities are, week by week.
 
 Spark counts, Python divides: rows are reduced to counts per probability (in steps of 1e-5) first, so that
 nothing but those counts leaves the cluster.
@@ -12,8 +12,8 @@ precision  of those on the advisor's list (in each course and week the capacity'
            the outcome; recall: of those with the outcome, the share on the list
 abroca     area between two ROC curves, 0 to 1; it is never below 0, so of small groups it is some hundredths by chance
 
-*_ci are intervals of 95 %: DeLong's for auc, normal for brier, Wilson's for shares. They tell what chance does among
-the students of these courses; how much courses differ is told by leaving them out one at a time.
+*_ci are intervals of 95 %: DeLong's for auc, normal for brier, Wilson's for shares. They show what chance does among
+the students of these courses; how much courses differ shows by leaving them out one at a time.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ BINS = 10
 STEPS = 100_000
 Z = 1.959964  # of a normal variable, 95 % lie within so many standard deviations
 
-# A group with fewer students, or fewer with or without the outcome, is told by its size alone.
-LEAST_IN_GROUP, LEAST_OF_EACH = 50, 10
+# A group with fewer students, or fewer with or without the outcome, is reported by its size alone.
+MIN_IN_GROUP, MIN_OF_EACH = 50, 10
 
 Interval = list[float]
 INTERVALS = "95 %: DeLong (AUC), normal (Brier), Wilson (shares); chance among students, not among courses"
 
 
 def per_week(scored: DataFrame, weeks: Iterable[int], capacity: int) -> list[dict[str, Any]]:
-    """One entry per week in the given order.
+    """Return the measures of every week, in the given order.
 
     scored: userid, courseid, week, label (0 or 1), probability; grain enrolment and week. capacity: how many
     students of a course are on the advisor's list. A week without rows has 0 students and null measures; one with
@@ -48,12 +48,12 @@ def per_week(scored: DataFrame, weeks: Iterable[int], capacity: int) -> list[dic
 
 
 def by_week(counts: pd.DataFrame, weeks: Iterable[int]) -> list[dict[str, Any]]:
-    """The same from counts by week."""
+    """Return the measures of every week, from counts by week."""
     return [{"week": week, **measures(counts[counts["week"] == week])} for week in weeks]
 
 
 def counted(scored: DataFrame, capacity: int, *by: str) -> pd.DataFrame:
-    """Counts per group, calibration bin and probability step: small, whatever the number of rows."""
+    """Count rows per group, calibration bin and probability step: few counts, whatever the number of rows."""
     p, y = F.col("probability"), F.col("label")
     # Who is as probable as another comes first by the lower id: a list must have an end.
     place = F.row_number().over(Window.partitionBy("courseid", "week").orderBy(F.desc("probability"), "userid"))
@@ -81,7 +81,7 @@ MEASURES = ("base_rate", "auc", "auc_ci", "pr_auc", "brier", "brier_ci", "ece", 
 
 
 def measures(counts: pd.DataFrame) -> dict[str, Any]:
-    """The measures of one group of counts."""
+    """Return the measures of all the counts together."""
     rows = int(counts["rows"].sum())
     if rows == 0:
         return {"students": 0, **dict.fromkeys(MEASURES)}
@@ -108,7 +108,7 @@ def measures(counts: pd.DataFrame) -> dict[str, Any]:
 
 
 def calibration(counts: pd.DataFrame) -> list[dict[str, Any]]:
-    """One entry per bin that has rows: students, mean probability, share with the outcome and its interval."""
+    """Return of each bin that has rows: students, mean probability, share with the outcome and its interval."""
     bins = counts.groupby("bin")[["rows", "positives", "probability"]].sum()
     return [
         {
@@ -122,50 +122,46 @@ def calibration(counts: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
+GAPS = ("base_rate", "probability", "auc", "auc_ci", "auc_gap", "auc_gap_ci", "abroca")
+
+
 def gaps(counts: pd.DataFrame) -> list[dict[str, Any]]:
-    """One entry per group, the largest first: it is what the others are compared with. counts: by group, of one week.
+    """Compare each group with the largest, which comes first. counts: by group, of one week.
 
     auc_gap is the group's AUC less the largest group's. A group too small has its size and a note, no measures.
     """
     sizes = counts.groupby("group")["rows"].sum().sort_index(kind="stable").sort_values(ascending=False, kind="stable")
     found: list[dict[str, Any]] = []
-    reference: pd.DataFrame | None = None
+    largest: pd.DataFrame | None = None
     for name in sizes.index:
         own = counts[counts["group"] == name]
-        entry: dict[str, Any] = {"group": str(name), "students": int(sizes[name])}
+        entry = {"group": str(name), "students": int(sizes[name]), **dict.fromkeys(GAPS)}
         with_outcome = float(own["positives"].sum())
-        if sizes[name] < LEAST_IN_GROUP or min(with_outcome, sizes[name] - with_outcome) < LEAST_OF_EACH:
-            note = f"too small: {LEAST_IN_GROUP} students, {LEAST_OF_EACH} of each outcome"
-            found.append({**entry, **dict.fromkeys(GAPS), "note": note})
+        if sizes[name] < MIN_IN_GROUP or min(with_outcome, sizes[name] - with_outcome) < MIN_OF_EACH:
+            found.append({**entry, "note": f"too small: {MIN_IN_GROUP} students, {MIN_OF_EACH} of each outcome"})
             continue
         steps = _steps(own)
-        auc, auc_ci = _auc(steps)
-        values = {
-            "base_rate": float(with_outcome / sizes[name]),
-            "probability": float(own["probability"].sum() / sizes[name]),
-            "auc": auc,
-            "auc_ci": auc_ci,
-        }
-        if reference is None:
-            reference = steps
-            found.append({**entry, **dict.fromkeys(GAPS), **values, "note": "the largest"})
-            continue
-        gap = _area(steps) - _area(reference)
-        error = float(np.sqrt(_delong(steps) + _delong(reference)))
-        found.append(
-            {
-                **entry, **values, "auc_gap": gap, "auc_gap_ci": [gap - Z * error, gap + Z * error],
-                "abroca": _between(_roc(reference), _roc(steps)), "note": None,
-            }
-        )  # fmt: skip
+        entry["base_rate"] = float(with_outcome / sizes[name])
+        entry["probability"] = float(own["probability"].sum() / sizes[name])
+        entry["auc"], entry["auc_ci"] = _auc(steps)
+        if largest is None:
+            largest = steps
+            found.append({**entry, "note": "the largest"})
+        else:
+            found.append({**entry, **_gap(steps, largest), "note": None})
     return found
 
 
-GAPS = ("base_rate", "probability", "auc", "auc_ci", "auc_gap", "auc_gap_ci", "abroca")
+def _gap(steps: pd.DataFrame, largest: pd.DataFrame) -> dict[str, Any]:
+    """How much better a group is served than the largest one, with DeLong's interval, and the area between their curves."""
+    gap = _area(steps) - _area(largest)
+    error = float(np.sqrt(_delong(steps) + _delong(largest)))
+    interval = [gap - Z * error, gap + Z * error]
+    return {"auc_gap": gap, "auc_gap_ci": interval, "abroca": _between(_roc(largest), _roc(steps))}
 
 
 def wilson(hits: float, of: float) -> Interval | None:
-    """Wilson's interval of the share hits / of; null of nothing."""
+    """Return Wilson's interval of the share hits / of; None of nothing."""
     if of <= 0:
         return None
     share, z2 = hits / of, Z * Z
@@ -179,7 +175,7 @@ def _normal(value: float, error: float) -> Interval:
 
 
 def _steps(counts: pd.DataFrame) -> pd.DataFrame:
-    """positives and negatives of each probability, from the highest down."""
+    """Sum up the positives and negatives of each probability, from the highest down."""
     steps = counts.groupby("step")[["rows", "positives"]].sum().sort_index(ascending=False).astype(float)
     return steps.assign(negatives=steps["rows"] - steps["positives"])
 

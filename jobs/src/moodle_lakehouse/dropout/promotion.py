@@ -1,4 +1,4 @@
-"""Whether a newly trained model takes the champion's place.
+"""Decide whether a newly trained model takes the champion's place.
 
 It must be better than each baseline and than the present champion on courses that neither learnt from, by what
 analytics.champion says. Where the champion learnt from all of the held-out courses, what it was measured at when it was
@@ -26,17 +26,18 @@ class Check:
     value: float
     other: float
     gain: float
-    least: float
+    minimum: float
 
     @property
     def passed(self) -> bool:
-        return round(self.gain, _DIGITS) >= self.least
+        """Tell whether the gain is large enough."""
+        return round(self.gain, _DIGITS) >= self.minimum
 
     def __str__(self) -> str:
         name = {"auc": "AUC", "brier": "Brier score"}[self.measure]
         return (
             f"{name} {self.value:.4f} against {self.other:.4f} of {self.against.replace('_', ' ')}:"
-            f" better by {self.gain:+.4f}, at least {self.least:+.4f} is asked"
+            f" better by {self.gain:+.4f}, at least {self.minimum:+.4f} is asked"
         )
 
 
@@ -45,7 +46,7 @@ def checks(
     overall: Mapping[str, Mapping[str, Any]],
     champion: tuple[Mapping[str, Any], Mapping[str, Any]] | None,
 ) -> list[Check]:
-    """Every comparison that has to be passed.
+    """Return every comparison that has to be passed.
 
     overall: the measures of the model and of each baseline on the held-out rows; champion: those of the new model
     and of the champion on the rows they are compared on, None without a champion that can be compared.
@@ -61,12 +62,12 @@ def checks(
 
 
 def _pair(
-    against: str, own: Mapping[str, Any], other: Mapping[str, Any], least_auc: float, least_brier: float
+    against: str, own: Mapping[str, Any], other: Mapping[str, Any], min_auc: float, min_brier: float
 ) -> list[Check]:
     auc, other_auc = _auc(own), _auc(other)
     return [
-        Check(against, "auc", auc, other_auc, auc - other_auc, least_auc),
-        Check(against, "brier", own["brier"], other["brier"], other["brier"] - own["brier"], least_brier),
+        Check(against, "auc", auc, other_auc, auc - other_auc, min_auc),
+        Check(against, "brier", own["brier"], other["brier"], other["brier"] - own["brier"], min_brier),
     ]
 
 

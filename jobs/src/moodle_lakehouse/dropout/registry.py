@@ -1,12 +1,13 @@
-"""Where models are kept: a run and a registered model in MLflow, whose alias champion is what scores.
+"""Keep models in MLflow: a run for each training and versions of a registered model, whose alias champion scores.
 
-A model is stored as an MLflow model of plain files (booster.json, spec.json), loadable by mlflow.pyfunc as
-well; nothing is pickled.
+A model is stored as an MLflow model of plain files (booster.json, spec.json) with the code that predicts
+(served_model.py), its signature and an input example; mlflow.pyfunc loads it anywhere. Nothing is pickled.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import logging
 import os
@@ -20,17 +21,19 @@ import numpy as np
 import pandas as pd
 
 from moodle_lakehouse.config import MlflowConfig
-from moodle_lakehouse.dropout.learner import Model, Spec, dump
+from moodle_lakehouse.dropout import served_model
+from moodle_lakehouse.dropout.learner import Model, Spec
+from moodle_lakehouse.dropout.served_model import BOOSTER, SPEC
 from moodle_lakehouse.errors import LakehouseError
 
 log = logging.getLogger(__name__)
 
 CHAMPION = "champion"
-BOOSTER, SPEC = "booster.json", "spec.json"
 CARD = "model_card.html"
 DATA = "data"  # the tag of a version that says what it was made of
 NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as a description
-LONGEST = 5000  # characters of a description that MLflow takes
+MAX_DESCRIPTION = 5000  # characters of a description that MLflow takes
+REQUIREMENTS = ("xgboost-cpu", "pandas", "numpy")  # what served_model.py imports
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,11 @@ class Entry:
 
 
 class Registry:
-    """MLflow as configured; every failure of it becomes one message."""
+    """MLflow as configured; each of its failures becomes one LakehouseError."""
 
     def __init__(self, config: MlflowConfig) -> None:
         self.config = config
-        # A server that is away is told in seconds, not after MLflow's own minutes of retries.
+        # A server that is away is reported in seconds, not after MLflow's own minutes of retries.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -76,71 +79,60 @@ class Registry:
 
     def register(self, model: Model, entry: Entry) -> Registered:
         """Log a run and register its model; it is no champion yet."""
-        with self._told("register the model"), tempfile.TemporaryDirectory() as folder:
-            data = Path(folder) / "model"
-            data.mkdir()
-            (data / BOOSTER).write_bytes(model.booster)
-            (data / SPEC).write_text(dump(model.spec))
+        with self._reported("register the model"), tempfile.TemporaryDirectory() as folder:
+            data = _write(model, Path(folder) / "model")
             self._set_experiment()
             with self._mlflow.start_run(run_name=entry.name) as run:
                 self._mlflow.log_params(entry.params)
                 self._client.log_batch(run.info.run_id, metrics=self._entities(entry.metrics))
                 for name, document in entry.documents.items():
                     self._mlflow.log_dict(document, name)
-                from mlflow import pyfunc
-
-                version = pyfunc.log_model(
-                    name="model",
-                    loader_module=__name__,
-                    data_path=str(data),
-                    pip_requirements=["xgboost-cpu", "pandas", "numpy"],
-                    registered_model_name=self.config.model,
-                ).registered_model_version
-            self._client.set_model_version_tag(self.config.model, str(version), DATA, entry.data)
+                version = self._log_model(model.spec, data)
+            self._client.set_model_version_tag(self.config.model, version, DATA, entry.data)
             self._describe_model()
-            return Registered(model, str(version), run.info.run_id)
+            return Registered(model, version, run.info.run_id)
 
     def promote(self, version: str) -> None:
         """Make a version the champion."""
-        with self._told("name the champion"):
+        with self._reported("name the champion"):
             self._client.set_registered_model_alias(self.config.model, CHAMPION, version)
 
     def made_of(self, data: str) -> str | None:
-        """The latest version that was made of just these data, or None."""
-        with self._told("list the models"):
+        """Return the latest version that was made of just these data, or None."""
+        with self._reported("list the models"):
             found = self._client.search_model_versions(f"name = '{self.config.model}'", max_results=1000)
         same = [int(version.version) for version in found if version.tags.get(DATA) == data]
         return str(max(same)) if same else None
 
     def log_refusal(self, name: str) -> str:
-        """A run without a model; its card says why."""
-        with self._told("log the refusal"):
+        """Log a run without a model, whose card says why; returns the run's id."""
+        with self._reported("log the refusal"):
             self._set_experiment()
             with self._mlflow.start_run(run_name=name, tags={"refused": "true"}) as run:
                 return str(run.info.run_id)
 
     def show_card(self, run: str, html: str, summary: str, version: str | None = None) -> None:
         """Keep a card with its run; its summary stands on the first page of the run and of its version."""
-        with self._told("keep the card"):
+        with self._reported("keep the card"):
             self._client.log_text(run, html, CARD)
-            self._client.set_tag(run, NOTE, summary[:LONGEST])
+            self._client.set_tag(run, NOTE, summary[:MAX_DESCRIPTION])
             if version is not None:
-                self._client.update_model_version(self.config.model, version, summary[:LONGEST])
+                self._client.update_model_version(self.config.model, version, summary[:MAX_DESCRIPTION])
 
     def card_link(self, run: str) -> str:
-        """Where MLflow's pages show a run's card, from any of them: only a browser knows the address that it came by."""
-        with self._told("find the run"):
+        """Return the link to a run's card, relative to any of MLflow's pages: only a browser knows their address."""
+        with self._reported("find the run"):
             experiment = self._client.get_run(run).info.experiment_id
         return f"#/experiments/{experiment}/runs/{run}/artifactPath/{CARD}"
 
     def log_text(self, run: str, text: str, name: str) -> None:
         """Keep a text as a file of a run."""
-        with self._told(f"keep {name}"):
+        with self._reported(f"keep {name}"):
             self._client.log_text(run, text, name)
 
     def document(self, run: str, name: str) -> dict[str, Any] | None:
-        """A document of a run; None where it has none of this name, as runs of older releases."""
-        with self._told(f"read {name}"), tempfile.TemporaryDirectory() as folder:
+        """Return a document of a run; None where it has none of this name, as runs of older releases."""
+        with self._reported(f"read {name}"), tempfile.TemporaryDirectory() as folder:
             if name not in {file.path for file in self._client.list_artifacts(run)}:
                 return None
             path = self._client.download_artifacts(run, name, folder)
@@ -148,10 +140,10 @@ class Registry:
             return document
 
     def champion(self) -> Registered | None:
-        """The model that scores, or None when there is none yet."""
+        """Return the model that scores, or None when there is none yet."""
         from mlflow.exceptions import MlflowException
 
-        with self._told("read the champion"):
+        with self._reported("read the champion"):
             try:
                 version = self._client.get_model_version_by_alias(self.config.model, CHAMPION)
             except MlflowException as error:
@@ -161,8 +153,8 @@ class Registry:
         return self.version(str(version.version))
 
     def version(self, number: str) -> Registered:
-        """A registered model."""
-        with self._told(f"read version {number} of {self.config.model}"), tempfile.TemporaryDirectory() as folder:
+        """Read a registered model by its version number, of this release or an earlier one."""
+        with self._reported(f"read version {number} of {self.config.model}"), tempfile.TemporaryDirectory() as folder:
             version = self._client.get_model_version(self.config.model, number)
             uri = f"models:/{self.config.model}/{version.version}"
             path = Path(self._mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
@@ -184,6 +176,22 @@ class Registry:
             )
             self._client.update_registered_model(self.config.model, text)
 
+    def _log_model(self, spec: Spec, data: Path) -> str:
+        """Register the model in the folder data with the present run; returns its version."""
+        from mlflow import pyfunc
+
+        logged = pyfunc.log_model(
+            name="model",
+            loader_module=Path(served_model.__file__).stem,
+            code_paths=[served_model.__file__],
+            data_path=str(data),
+            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
+            signature=_signature(spec),
+            input_example=input_example(spec),
+            registered_model_name=self.config.model,
+        )
+        return str(logged.registered_model_version)
+
     def _entities(self, metrics: dict[str, list[tuple[int, float]]]) -> list[Any]:
         from mlflow.entities import Metric
 
@@ -191,7 +199,7 @@ class Registry:
         return [Metric(name, value, now, step) for name, points in metrics.items() for step, value in points]
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def _reported(self, what: str) -> Iterator[None]:
         import requests
         from mlflow.exceptions import MlflowException
 
@@ -205,36 +213,31 @@ class Registry:
             ) from error
 
 
+def input_example(spec: Spec) -> pd.DataFrame:
+    """Return two rows as the model takes them, in its features' columns and week; invented, so of no student."""
+    rows: dict[str, Any] = {"week": [0, 1]}
+    for name in spec.features:
+        values = spec.categories.get(name)
+        rows[name] = [0.0, 1.0] if values is None else [None, *values][-2:]
+    return pd.DataFrame(rows)
+
+
+def _signature(spec: Spec) -> Any:
+    """Return MLflow's signature of a model: week and its features in, a probability a row out."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema, TensorSpec
+
+    columns = [ColSpec("string" if name in spec.categories else "double", name) for name in spec.features]
+    probability = TensorSpec(np.dtype("float64"), (-1,))
+    return ModelSignature(inputs=Schema([ColSpec("long", "week"), *columns]), outputs=Schema([probability]))
+
+
+def _write(model: Model, folder: Path) -> Path:
+    folder.mkdir()
+    (folder / BOOSTER).write_bytes(model.booster)
+    (folder / SPEC).write_text(json.dumps(model.spec.to_json(), indent=1, sort_keys=True))
+    return folder
+
+
 def _read(folder: Path) -> Model:
     return Model((folder / BOOSTER).read_bytes(), Spec.from_json(json.loads((folder / SPEC).read_text())))
-
-
-class _Probability:
-    """The model for mlflow.pyfunc: feature columns and the week in, probability out."""
-
-    def __init__(self, model: Model) -> None:
-        import xgboost
-
-        self._spec = model.spec
-        self._booster = xgboost.Booster()
-        self._booster.load_model(bytearray(model.booster))
-
-    def predict(self, data: pd.DataFrame, params: dict[str, Any] | None = None) -> np.ndarray:
-        import xgboost
-
-        names = list(self._spec.features)
-        columns = {name: self._numbers(data[name], name) for name in names}
-        matrix = xgboost.DMatrix(pd.DataFrame(columns)[names], feature_names=names)
-        margin = self._booster.predict(matrix, output_margin=True)
-        return self._spec.calibration.probability(margin, data["week"].to_numpy(float))
-
-    def _numbers(self, values: pd.Series, name: str) -> pd.Series:
-        if name not in self._spec.categories:
-            return values.astype(float)
-        places = {value: float(place) for place, value in enumerate(self._spec.categories[name])}
-        return values.map(places).astype(float)
-
-
-def _load_pyfunc(path: str) -> _Probability:
-    """What mlflow.pyfunc.load_model calls."""
-    return _Probability(_read(Path(path)))

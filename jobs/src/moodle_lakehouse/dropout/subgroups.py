@@ -1,4 +1,4 @@
-"""Groups of students by what the lake knows of them: a profile field, or an attribute of the enrolment.
+"""Group students by what the lake knows of them: a profile field, or an attribute of the enrolment.
 
 They are there to compare how well the model serves each group; whether the model may use them is another question
 (analytics.demographics).
@@ -10,17 +10,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from moodle_lakehouse.dropout import metrics
-from moodle_lakehouse.dropout.learner import TooLittleDataError
+from moodle_lakehouse.dropout.dataset import TooLittleDataError
 from moodle_lakehouse.errors import ConfigError, bullet_list
 from moodle_lakehouse.lake import table_names, tables
 
 UNKNOWN = "not known"
 # A number with more values than this makes four groups of like size instead of one a value.
-MOST_VALUES = 8
+MAX_VALUES = 8
 
 
 def fields(spark: SparkSession) -> dict[str, str]:
-    """The fields that the lake has values of, each with its table."""
+    """Return the fields that the lake has values of, each with its table."""
     found: dict[str, str] = {}
     for table, column in ((table_names.ENROLMENT_ATTRIBUTE, "attribute"), (table_names.USER_ATTRIBUTE, "field")):
         df = tables.read(spark, table)
@@ -30,7 +30,7 @@ def fields(spark: SparkSession) -> dict[str, str]:
 
 
 def by(spark: SparkSession, field: str, rows: DataFrame) -> DataFrame:
-    """The rows (userid, courseid, ...) with a column group; refuses a field the lake does not know."""
+    """Return the rows (userid, courseid, ...) with a column group; refuses a field the lake does not know."""
     known = fields(spark)
     if field not in known:
         raise ConfigError(
@@ -46,7 +46,7 @@ def by(spark: SparkSession, field: str, rows: DataFrame) -> DataFrame:
     values = spark.table(known[field]).where(F.col("attribute") == field)
     numbers = values.groupBy("userid", "courseid").agg(F.max("value").alias("value"))
     mine = numbers.join(rows.select("userid", "courseid").distinct(), ["userid", "courseid"], "left_semi")
-    if mine.select("value").distinct().limit(MOST_VALUES + 1).count() <= MOST_VALUES:
+    if mine.select("value").distinct().limit(MAX_VALUES + 1).count() <= MAX_VALUES:
         group = F.regexp_replace(F.col("value").cast("string"), r"\.0$", "")
     else:
         edges = sorted(set(mine.approxQuantile("value", [0.25, 0.5, 0.75], 0.001)))
@@ -67,19 +67,19 @@ def check_enough(grouped: DataFrame, field: str) -> None:
     sizes = once.groupBy("group").agg(F.count("*").alias("students"), F.sum("label").alias("positives")).collect()
     enough = [
         row for row in sizes
-        if row["students"] >= metrics.LEAST_IN_GROUP
-        and min(row["positives"], row["students"] - row["positives"]) >= metrics.LEAST_OF_EACH
+        if row["students"] >= metrics.MIN_IN_GROUP
+        and min(row["positives"], row["students"] - row["positives"]) >= metrics.MIN_OF_EACH
     ]  # fmt: skip
     if len(enough) >= 2:
         return
-    told = sorted(sizes, key=lambda row: (-row["students"], row["group"]))[:10]
+    largest = sorted(sizes, key=lambda row: (-row["students"], row["group"]))[:10]
     raise TooLittleDataError(
         f"Groups by {field!r} cannot be compared: {len(enough)} of {len(sizes)} is large enough, two are needed\n"
         + bullet_list(
             f"{row['group']}: {row['students']} enrolments, {row['positives']:.0f} of them with the outcome"
-            for row in told
+            for row in largest
         ),
         where="--group-by",
-        remedy=f"a group needs {metrics.LEAST_IN_GROUP} enrolments in the test's courses,"
-        f" {metrics.LEAST_OF_EACH} with and {metrics.LEAST_OF_EACH} without the outcome",
+        remedy=f"a group needs {metrics.MIN_IN_GROUP} enrolments in the test's courses,"
+        f" {metrics.MIN_OF_EACH} with and {metrics.MIN_OF_EACH} without the outcome",
     )

@@ -1,4 +1,4 @@
-"""What a reader wants to see: who is at risk and why, what kinds of courses there are, how fresh the data are."""
+"""Render the risk and cluster report: who is at risk and why, what kinds of courses there are, how fresh the data are."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from moodle_lakehouse.clustering import job as clustering_job
+from moodle_lakehouse.clustering import matching, naming
 from moodle_lakehouse.config import Config
-from moodle_lakehouse.dropout import labels, training
+from moodle_lakehouse.dropout import dataset, labels, scoring
 from moodle_lakehouse.errors import ConfigError
 from moodle_lakehouse.lake import point_in_time, table_names, tables
 
 WIDTH = 110
-MOST = 10
-MOST_MOVES = 3
+MAX_STUDENTS = 10
+MAX_MOVES = 3
 NO_LINKS = "No links to profiles: lakehouse_moodle_url is not set, for behind a demo's data stands no Moodle."
 
 
 def render(spark: SparkSession, config: Config, as_of: dt.datetime | None, format: str = "text") -> str:
-    """The report as tables for a terminal of 110 columns, or as one JSON document.
+    """Return the report as tables for a terminal of 110 columns, or as one JSON document.
 
     It shows the latest run that scored (clustered) at as_of or before; nothing in it names a person.
     """
@@ -38,7 +38,7 @@ def render(spark: SparkSession, config: Config, as_of: dt.datetime | None, forma
 
 
 def collect(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> dict[str, Any]:
-    """What the report says, as plain values."""
+    """Return what the report says, as plain values."""
     risks = _latest(tables.read(spark, table_names.STUDENT_RISK), as_of)
     clusters = _latest(tables.read(spark, table_names.COURSE_CLUSTER), as_of)
     students = _students(spark, config, risks) if risks is not None else []
@@ -50,7 +50,7 @@ def collect(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> d
         "scored": _scored(risks) if risks is not None else None,
         "students": students,
         "clusters": _clusters(courses),
-        "moves": clustering_job.moves(courses),
+        "moves": matching.changes_of_cluster(courses),
         "not_scored": None,
     }
     if not students:
@@ -59,7 +59,7 @@ def collect(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> d
 
 
 def _latest(df: DataFrame | None, as_of: dt.datetime | None) -> DataFrame | None:
-    """The rows of the latest run at as_of or before; None when there is none."""
+    """Return the rows of the latest run at as_of or before; None when there is none."""
     if df is None:
         return None
     if as_of is not None:
@@ -77,7 +77,7 @@ def _students(spark: SparkSession, config: Config, risks: DataFrame) -> list[dic
     courses = spark.table(table_names.DIM_COURSE).select("courseid", "shortname")
     top = (
         risks.orderBy(F.desc("probability"), "courseid", "userid")
-        .limit(MOST)
+        .limit(MAX_STUDENTS)
         .join(F.broadcast(courses), "courseid", "left")
         .orderBy(F.desc("probability"), "courseid", "userid")
     )
@@ -99,7 +99,7 @@ def _students(spark: SparkSession, config: Config, risks: DataFrame) -> list[dic
 
 
 def _link(site: str | None, userid: int, courseid: int) -> str | None:
-    """A student's profile in a course; None where no Moodle stands behind the data."""
+    """Return the address of a student's profile in a course; None where no Moodle stands behind the data."""
     return None if site is None else f"{site.rstrip('/')}/user/view.php?id={userid}&course={courseid}"
 
 
@@ -125,7 +125,9 @@ def _clusters(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "name": own[0]["cluster_name"],
                 "courses": len(own),
                 "students": sum(row["students"] for row in own),
-                "marks": clustering_job.marks(rows, number) if number >= 0 else ["hardly any students or actions"],
+                "marks": naming.distinguishing_shares(rows, number)
+                if number >= 0
+                else ["hardly any students or actions"],
                 "examples": [row["shortname"] for row in sorted(own, key=_nearest)[:3]],
             }
         )
@@ -145,7 +147,7 @@ def _data_until(spark: SparkSession, as_of: dt.datetime | None) -> dt.datetime |
 
 
 def _why_not(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> str:
-    refusal = training.refusal(spark, config, as_of)
+    refusal = dataset.refusal(spark, config, as_of)
     if refusal is not None:
         return refusal.what
     return (
@@ -163,8 +165,8 @@ def _text(document: dict[str, Any]) -> str:
         console.print(
             f"{scored['students']:,} students in {scored['courses']:,} running courses scored as of {_day(scored['as_of'])}"
             f" by model version {scored['model_version']}:"
-            f" {scored['high']:,} high ({_share(training.HIGH)} or more), {scored['medium']:,} medium"
-            f" ({_share(training.MEDIUM)} or more), {scored['low']:,} low.",
+            f" {scored['high']:,} high ({_share(scoring.HIGH)} or more), {scored['medium']:,} medium"
+            f" ({_share(scoring.MEDIUM)} or more), {scored['low']:,} low.",
             soft_wrap=False,
         )
         if not any(student["link"] for student in document["students"]):
@@ -176,7 +178,7 @@ def _text(document: dict[str, Any]) -> str:
     if document["clusters"]:
         console.print(_cluster_table(document["clusters"]))
         if document["moves"]["again"]:
-            console.print(_told_moves(document["moves"]), markup=False)
+            console.print(_moves_line(document["moves"]), markup=False)
     else:
         console.print("No clusters of courses yet: no course has begun, or cluster has not run.")
     until, as_of = document["data_until"], document["as_of"]
@@ -243,17 +245,17 @@ def _cluster_table(clusters: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _told_moves(moves: dict[str, Any]) -> str:
-    told = [f"{len(move['courses'])} from {move['from']} to {move['to']}" for move in moves["moves"][:MOST_MOVES]]
-    others = sum(len(move["courses"]) for move in moves["moves"][MOST_MOVES:])
-    told += [f"{others} others"] if others else []
+def _moves_line(moves: dict[str, Any]) -> str:
+    parts = [f"{len(move['courses'])} from {move['from']} to {move['to']}" for move in moves["moves"][:MAX_MOVES]]
+    others = sum(len(move["courses"]) for move in moves["moves"][MAX_MOVES:])
+    parts += [f"{others} others"] if others else []
     return f"Of {moves['again']} courses given again in a later term {moves['stayed']} stayed what they were" + (
-        f"; moved: {', '.join(told)}." if told else "."
+        f"; moved: {', '.join(parts)}." if parts else "."
     )
 
 
 def _short(name: str | None) -> str:
-    """A course's short name; Moodle allows 255 characters, a column has 24."""
+    """Shorten a course's short name to a column's 24 characters; Moodle allows 255."""
     name = name or "?"
     return name if len(name) <= 24 else name[:23] + "…"
 
