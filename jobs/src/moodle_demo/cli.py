@@ -44,6 +44,7 @@ class Say:
         self._start = time.monotonic()
 
     def __call__(self, text: str) -> None:
+        """Print a line with the seconds since the beginning."""
         click.echo(f"{time.monotonic() - self._start:6.1f} s  {text}", err=True)
 
 
@@ -68,10 +69,12 @@ class SyntheticSource:
         self._synthetic = synthetic.Synthetic(parameters)
 
     def prepare(self, say: Say) -> None:
+        """Build or read the rows, and check them, before anything is written."""
         say("making people, courses and their records")
         self._synthetic.build()
 
     def fill(self, database: Database, say: Say) -> None:
+        """Create and load Moodle's tables."""
         _load_tables(database, self._synthetic.tables(), say)
 
 
@@ -86,10 +89,12 @@ class OuladSource:
         self._folder = folder
 
     def prepare(self, say: Say) -> None:
+        """Build or read the rows, and check them, before anything is written."""
         say(f"reading {self._folder}")
         self._site, self._counts = oulad.build(oulad_csv.read(self._folder))
 
     def fill(self, database: Database, say: Say) -> None:
+        """Create and load Moodle's tables."""
         _load_tables(database, oulad.tables(self._site), say)
         click.echo(_table(("file", "rows"), self._counts.items()) + "\n")
 
@@ -106,10 +111,12 @@ class DumpSource:
         self._file, self._prefix = file, prefix
 
     def prepare(self, say: Say) -> None:
+        """Build or read the rows, and check them, before anything is written."""
         say(f"reading {self._file}")
         dumps.check(self._file, self._prefix)
 
     def fill(self, database: Database, say: Say) -> None:
+        """Create and load Moodle's tables."""
         for number, statement in enumerate(dumps.load(self._file, self._prefix), 1):
             database.send(statement)
             if number % 1000 == 0:

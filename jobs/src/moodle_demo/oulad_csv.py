@@ -393,6 +393,7 @@ class Data:
 
 
 def key_of(rows: Rows, row: int) -> str:
+    """Return the name of a row's presentation, such as AAA-2013J."""
     return f"{rows['code_module'][row]}-{rows['code_presentation'][row]}"
 
 

@@ -28,7 +28,7 @@ AS_OF_STEPS = ("features", "cluster", "train", "score")
 
 @dataclass
 class PipelineResult:
-    """What a whole run did; seconds by step in order."""
+    """What a whole run did; seconds by step in their order."""
 
     run_id: str
     as_of: dt.datetime
@@ -56,9 +56,9 @@ def _step(name: str) -> Callable[[SparkSession, Config, dt.datetime | None], Non
         from moodle_lakehouse.clustering import job as clustering_job
 
         return clustering_job.run
-    from moodle_lakehouse.dropout import training
+    from moodle_lakehouse.dropout import scoring, training
 
-    return {"train": training.train, "score": training.score}[name]
+    return {"train": training.train, "score": scoring.score}[name]
 
 
 def report(spark: SparkSession, config: Config, as_of: dt.datetime | None, output: str = "text") -> str:
@@ -69,7 +69,7 @@ def report(spark: SparkSession, config: Config, as_of: dt.datetime | None, outpu
 
 
 def evaluate(spark: SparkSession, config: Config, question: EvaluationSpec) -> dict[str, Any]:
-    """Measure the model on courses that it was not trained on; returns the JSON document of the measures."""
+    """Measure the model on courses that it was not trained on, and return the JSON document of the measures."""
     from moodle_lakehouse.dropout import evaluation
 
     with job_runs.job(spark, "evaluate") as job:
@@ -78,7 +78,7 @@ def evaluate(spark: SparkSession, config: Config, question: EvaluationSpec) -> d
 
 
 def run(config: Config, as_of: str) -> PipelineResult:
-    """Every step from ingest to the report."""
+    """Run every step from ingest to the report."""
     clock = _Clock()
     with clock("source"):
         site = ingest_job.inspect(config)
@@ -106,7 +106,7 @@ def run(config: Config, as_of: str) -> PipelineResult:
 
 
 class _Clock:
-    """Seconds by step, told while it goes on."""
+    """Measure and log the seconds of each step."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import yaml
 from mariadb import Server
 from moodle_lakehouse import config, pipeline
 from moodle_lakehouse.cli import main
-from moodle_lakehouse.errors import LakehouseError, reason
+from moodle_lakehouse.errors import LakehouseError
 from moodle_lakehouse.ingest import mysql
 from moodle_lakehouse.lake import job_runs, session, table_names
 from site_files import config_document, load_dump
@@ -55,7 +56,7 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any
     """A configuration file that the command line finds; port 1 answers nobody."""
     document: dict[str, Any] = config_document(tmp_path)
     document["moodle"]["port"] = 1
-    monkeypatch.setattr(mysql, "PAUSES", ())
+    monkeypatch.setattr(mysql, "RETRY_DELAYS", ())
     (tmp_path / "jobs.yml").write_text(yaml.safe_dump(document))
     monkeypatch.setenv("LAKEHOUSE_CONFIG", str(tmp_path / "jobs.yml"))
     return document
@@ -86,7 +87,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "--train-until", "2013-09-01", "--test-from", "2013-09-01", "--label", "x"], "'x' is not one of"),
     ],
 )
-def test_bad_usage_is_told_before_anything_starts(
+def test_bad_usage_is_refused_before_anything_starts(
     configured: dict[str, Any], no_spark: None, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main.run(arguments) == 2
@@ -116,20 +117,15 @@ def test_unreachable_source_ends_with_one_before_spark_starts(
     assert captured.out == ""
 
 
-def test_debug_shows_the_traceback(
+def test_debug_shows_the_traceback_and_debug_messages(
     configured: dict[str, Any], no_spark: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.run(["--debug", "ingest"]) == 1
     assert "Traceback" in capsys.readouterr().err
-
-
-def test_reason_is_found_in_javas_errors() -> None:
-    told = "An error occurred while calling o1.jdbc.\n: java.sql.SQLException: no table\n\tat x.y\nCaused by: z: deeper\n\tat z"
-    assert reason(Exception(told)) == "z: deeper"
-    assert reason(Exception("An error occurred while calling o1.jdbc.\n: java.sql.SQLException: no table")) == (
-        "java.sql.SQLException: no table"
-    )
-    assert reason(ValueError()) == "ValueError"
+    assert logging.getLogger("moodle_lakehouse").level == logging.DEBUG
+    assert main.run(["ingest"]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    assert logging.getLogger("moodle_lakehouse").level == logging.INFO
 
 
 def test_job_of_a_job_is_counted_once_and_a_failure_is_recorded(lake: Any) -> None:

@@ -19,7 +19,7 @@ import click
 
 from moodle_lakehouse import __version__, config
 from moodle_lakehouse.cli import render
-from moodle_lakehouse.errors import ConfigError, LakehouseError
+from moodle_lakehouse.errors import ConfigError, LakehouseError, reason
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": render.WIDTH})
 @click.version_option(__version__, prog_name="moodle-lakehouse")
-@click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
+@click.option("--debug", is_flag=True, help="Show messages for debugging, and the traceback of a failure.")
 @click.pass_context
 def cli(context: click.Context, debug: bool) -> None:
     """Moodle's database in Iceberg tables, courses clustered by use, students at risk named early.
@@ -42,7 +42,7 @@ def cli(context: click.Context, debug: bool) -> None:
 as_of_option = click.option(
     "--as-of",
     metavar="MOMENT",
-    help="now, mid-term or an ISO date: as if the rest had not happened yet. [default: the configuration's]",
+    help="now, mid-term or an ISO date; later data are left out. [default: the configuration's]",
 )
 
 format_option = click.option(
@@ -81,7 +81,7 @@ def verify(names: tuple[str, ...], output: str) -> None:
 
 @cli.command()
 @click.option("--table", "names", multiple=True, metavar="NAME", help="Only this one, such as raw.course (repeatable).")
-@click.option("--dry-run", is_flag=True, help="Only tell what would be done.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @format_option
 def maintain(names: tuple[str, ...], dry_run: bool, output: str) -> None:
     """Join small files, expire old snapshots and remove leftover files of the lake's tables."""
@@ -94,7 +94,7 @@ def maintain(names: tuple[str, ...], dry_run: bool, output: str) -> None:
 
 @cli.command()
 def curate() -> None:
-    """Make dimensions and facts of the raw tables."""
+    """Build dimensions and facts from the raw tables."""
     settings = config.load()
     settings.privacy.key()
     from moodle_lakehouse.curated import job
@@ -119,9 +119,9 @@ def _as_of_command(name: str, help_text: str) -> None:
 
 
 _as_of_command("features", "Write one row per enrolment and week to lakehouse.features.")
-_as_of_command("cluster", "Cluster the courses by the use of their resources.")
-_as_of_command("train", "Train the model of risk and register it in MLflow.")
-_as_of_command("score", "Score the students of the running courses.")
+_as_of_command("cluster", "Cluster courses by the use of their resources.")
+_as_of_command("train", "Train the dropout model and register it in MLflow.")
+_as_of_command("score", "Score the students of running courses.")
 
 
 @cli.command()
@@ -189,7 +189,7 @@ def evaluate(
 def _split(
     train_until: str | None, test_from: str | None, leave_one_course_out: bool
 ) -> tuple[dt.datetime, dt.datetime] | None:
-    """The two dates; None when courses are left out one at a time."""
+    """Return the two dates; None when courses are left out one at a time."""
     if leave_one_course_out:
         if train_until or test_from:
             raise click.UsageError("--leave-one-course-out uses all courses: give it or the dates, not both.")
@@ -212,16 +212,16 @@ def _split(
 def reproduce(run_id: str) -> None:
     """Score an earlier run again from its own snapshots and model, and compare."""
     settings = config.load()
-    from moodle_lakehouse.dropout import training
+    from moodle_lakehouse.dropout import scoring
 
     with _session("reproduce", settings) as spark:
-        students, differ = training.reproduce(spark, settings, run_id)
+        students, differ = scoring.reproduce(spark, settings, run_id)
     if differ:
         raise LakehouseError(
-            f"{differ:,} of {students:,} scores of run {run_id} come out otherwise",
+            f"{differ:,} of {students:,} scores of run {run_id} differ",
             remedy="compare the configuration (analytics) and release of the run with those of now",
         )
-    click.echo(f"All {students:,} scores of run {run_id} come out the same")
+    click.echo(f"All {students:,} scores of run {run_id} are the same")
 
 
 @cli.command()
@@ -232,13 +232,13 @@ def reproduce(run_id: str) -> None:
 def history(course: str, since: str, until: str | None, output: str) -> None:
     """Show what was added, changed, hidden and removed in a course between two dates."""
     settings = config.load()
-    from moodle_lakehouse.curated import resource_history as job
+    from moodle_lakehouse.curated import course_history, resource_history
 
-    wanted = job.period(since, until)
+    wanted = course_history.period(since, until)
     with _session("history", settings) as spark:
-        found = job.find_course(spark, course)
-        job.run(spark, refresh=False)
-        document = job.collect(spark, found, wanted)
+        found = course_history.find_course(spark, course)
+        resource_history.run(spark, refresh=False)
+        document = course_history.collect(spark, found, wanted)
     if output == "json":
         click.echo(json.dumps(document, default=lambda moment: moment.isoformat()))
     else:
@@ -257,7 +257,7 @@ def history(course: str, since: str, until: str | None, output: str) -> None:
 )
 @click.option("--yes", is_flag=True, help="Erase. Without it the lake is only searched, and nothing changes.")
 def erase_user(ids: tuple[int, ...], yes: bool) -> None:
-    """Remove people from every table, snapshot and file of the lake, for good."""
+    """Remove people from every table, snapshot and file of the lake, permanently."""
     settings = config.load()
     settings.privacy.key()
     from moodle_lakehouse.privacy import erasure as job
@@ -286,7 +286,7 @@ def pipeline_command(as_of: str | None) -> None:
 
 @cli.group()
 def bench() -> None:
-    """Measure on this machine what the documentation says."""
+    """Repeat the documentation's measurements on this machine."""
 
 
 @bench.command(name="ingest")
@@ -294,7 +294,7 @@ def bench() -> None:
 @click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True, help="Runs; their median counts.")
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def bench_ingest(rows: int, runs: int, output: str) -> None:
-    """Copy the first rows of Moodle's log to tables that are dropped again, by ingest and by what else there is."""
+    """Copy the first rows of Moodle's log to tables that are dropped again, by ingest and by other readers."""
     settings = config.load()
     from moodle_lakehouse.ingest import benchmark as job
 
@@ -308,17 +308,17 @@ def bench_ingest(rows: int, runs: int, output: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point of the console script."""
+    """Run the command of the process's arguments, or of these, and exit; the console script's entry point."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # docker stop ends a job as Ctrl-C does
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command; returns the exit code. One message on standard error for what goes wrong."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    logging.getLogger("moodle_lakehouse").setLevel(logging.INFO)
-    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    """Run a command and return its exit code; a failure is one message on standard error."""
     debug = "--debug" in arguments
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    logging.getLogger("moodle_lakehouse").setLevel(logging.DEBUG if debug else logging.INFO)
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
     try:
         status = cli.main(arguments, prog_name="moodle-lakehouse", standalone_mode=False)
     except click.ClickException as error:
@@ -335,14 +335,12 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        from moodle_lakehouse.errors import reason
-
         click.echo(
             f"Error: {reason(error)}\n  remedy: run again with --debug before the verb to see where it happened",
             err=True,
         )
         return 1
-    return int(status or 0)  # a verb's own: raise click.exceptions.Exit
+    return int(status or 0)  # a command's own: raise click.exceptions.Exit
 
 
 @contextmanager
@@ -357,7 +355,7 @@ def _session(name: str, settings: config.Config, *, on_cluster: bool = True) -> 
 
 
 def _checked_as_of(value: str) -> str:
-    """Refuse what is no moment before Spark starts."""
+    """Return the moment as given; refuse what is none before Spark starts."""
     if value not in ("now", "mid-term"):
         from moodle_lakehouse.lake import point_in_time
 

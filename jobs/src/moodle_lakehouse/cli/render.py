@@ -1,4 +1,4 @@
-"""What the command line prints on standard output: tables for people, or a document for programs.
+"""Print results on standard output: tables for people, or a document for programs.
 
 rich is imported when something is printed, so that help and mistakes answer at once.
 """
@@ -41,10 +41,11 @@ def _table(title: str, *columns: str, left: Sequence[str] = ("note",)) -> Any:
 
 
 def ingest(result: IngestResult) -> None:
+    """Print what an ingest changed, a row a table."""
     columns = ("table", "rows read", "inserted", "updated", "deleted", "seconds", "watermark", "note")
     table = _table("Moodle's tables in lakehouse.raw", *columns)
-    told = [row for row in result.tables if row.changed or row.note]
-    for row in told:
+    shown = [row for row in result.tables if row.changed or row.note]
+    for row in shown:
         numbers = [f"{n:,}" for n in (row.rows_read, row.inserted, row.updated, row.deleted)]
         mark = "" if row.watermark is None else str(row.watermark)
         table.add_row(row.table, *numbers, f"{row.seconds:.1f}", mark, row.note)
@@ -56,8 +57,8 @@ def ingest(result: IngestResult) -> None:
     table.add_row(f"{len(result.tables)} tables", *numbers)
     console = _console()
     console.print(table)
-    if len(told) < len(result.tables):
-        console.print(f"Unchanged: {len(result.tables) - len(told)} tables")
+    if len(shown) < len(result.tables):
+        console.print(f"Unchanged: {len(result.tables) - len(shown)} tables")
     if result.missing:
         console.print(f"Not in this Moodle: {', '.join(result.missing)}")
     if result.unlisted:
@@ -66,6 +67,7 @@ def ingest(result: IngestResult) -> None:
 
 
 def verify(result: VerifyResult, output: str) -> None:
+    """Print how Moodle's tables and the lake's compare, and the ranges that differ."""
     if output == "json":
         click.echo(json.dumps(result.document(), default=str))
         return
@@ -81,10 +83,10 @@ def verify(result: VerifyResult, output: str) -> None:
             if len(check.differences) > RANGES_SHOWN:
                 table.add_row(check.table, f"and {len(check.differences) - RANGES_SHOWN} ranges more")
         console.print(table)
-    told = [check for check in result.tables if check.note or check.arrived or check.purged or not check.equal]
+    shown = [check for check in result.tables if check.note or check.arrived or check.purged or not check.equal]
     columns = ("table", "in Moodle", "in the lake", "arrived", "purged", "ingested (UTC)", "seconds", "note")
     table = _table("Moodle's tables and lakehouse.raw", *columns)
-    for check in told:
+    for check in shown:
         numbers = [f"{n:,}" for n in (check.source_rows, check.lake_rows, check.arrived, check.purged)]
         moment = f"{check.ingested_at:%Y-%m-%d %H:%M}" if check.ingested_at else ""
         note = "; ".join(part for part in ("" if check.equal else "differs", check.note) if part)
@@ -99,6 +101,7 @@ def verify(result: VerifyResult, output: str) -> None:
 
 
 def maintain(results: list[MaintainResult], dry_run: bool, output: str) -> None:
+    """Print what maintenance changed, or would change."""
     if output == "json":
         click.echo(json.dumps({"dry_run": dry_run, "tables": [dataclasses.asdict(one) for one in results]}))
         return
@@ -116,19 +119,19 @@ def maintain(results: list[MaintainResult], dry_run: bool, output: str) -> None:
     title = "What maintain would do" if dry_run else "The lake's tables before and after"
     table = _table(title, *columns)
 
-    def told(before: int, after: int) -> str:
+    def change(before: int, after: int) -> str:
         return f"{before:,}" if before == after else f"{before:,} > {after:,}"
 
     changed = [one for one in results if one.changed or one.note]
     for one in changed:
         sizes = [
-            told(getattr(one.before, n), getattr(one.after, n)) for n in ("files", "bytes", "snapshots", "manifests")
+            change(getattr(one.before, n), getattr(one.after, n)) for n in ("files", "bytes", "snapshots", "manifests")
         ]
         joined = f"{one.rewritten:,} > {one.written:,}" if one.rewritten else ""
         table.add_row(one.table, *sizes, joined, *[f"{n:,}" if n else "" for n in (one.expired, one.orphans)], one.note)
     table.add_section()
     sums = [
-        told(sum(getattr(one.before, n) for one in results), sum(getattr(one.after, n) for one in results))
+        change(sum(getattr(one.before, n) for one in results), sum(getattr(one.after, n) for one in results))
         for n in ("files", "bytes", "snapshots", "manifests")
     ]
     totals = [sum(getattr(one, n) for one in results) for n in ("rewritten", "expired", "orphans")]
@@ -140,6 +143,7 @@ def maintain(results: list[MaintainResult], dry_run: bool, output: str) -> None:
 
 
 def rows(title: str, rows: dict[str, int]) -> None:
+    """Print the number of rows of each table."""
     table = _table(title, "table", "rows")
     for name, count in rows.items():
         table.add_row(name, f"{count:,}")
@@ -147,6 +151,7 @@ def rows(title: str, rows: dict[str, int]) -> None:
 
 
 def seconds(seconds: dict[str, float]) -> None:
+    """Print the seconds of each step."""
     table = _table("Seconds by step", "step", "seconds")
     for name, value in seconds.items():
         table.add_row(name, f"{value:.1f}")
@@ -156,6 +161,7 @@ def seconds(seconds: dict[str, float]) -> None:
 
 
 def history(document: dict[str, Any]) -> None:
+    """Print the changes of a course's resources."""
     course, days = document["course"], document["view_days"]
     title = f"{course['shortname'] or 'Deleted course'} ({course['id']}): {course['fullname'] or ''}".rstrip(": ")
     table = _table(
@@ -180,17 +186,18 @@ def history(document: dict[str, Any]) -> None:
     console = _console()
     console.print(table)
     span = f"from {document['from']:%Y-%m-%d %H:%M} to {document['to']:%Y-%m-%d %H:%M}"
-    told = ", ".join(f"{count} {change}" for change, count in document["counts"].items()) or "nothing changed"
-    console.print(f"{told} {span}. Last look at Moodle: {document['seen_until']:%Y-%m-%d %H:%M}.")
+    changes = ", ".join(f"{count} {change}" for change, count in document["counts"].items()) or "nothing changed"
+    console.print(f"{changes} {span}. Moodle last read: {document['seen_until']:%Y-%m-%d %H:%M}.")
     if document["changes"]:
         console.print(
-            f"Views: students' in the {days} days before and after. by: the log does not tell when, the next ingest saw it."
+            f"Views: students' in the {days} days before and after. by: the log does not say when; the next ingest found it."
         )
     for note in document["notes"]:
         console.print(note)
 
 
 def bench(document: dict[str, Any]) -> None:
+    """Print the readers' measures."""
     table = _table(
         f"{document['rows']:,} rows of Moodle's log",
         "reader", "rows a second", "seconds", "an executor, MiB", "driver, MiB", "all, MiB",
@@ -215,6 +222,7 @@ def bench(document: dict[str, Any]) -> None:
 
 
 def erasure(result: Erasure) -> None:
+    """Print where the people were found and what was erased."""
     columns = ("table", "rows now", "in older files", "in leftover files", "by")
     table = _table("Where the lake names them", *columns, left=("by",))
     for name, found in result.before.by_table().items():
@@ -224,6 +232,12 @@ def erasure(result: Erasure) -> None:
     console.print(table)
     if result.active:
         console.print(f"Moodle has {result.active} of them as active users: only the lake leaves them out.")
+    for one in result.possible:
+        name = one.table.removeprefix("lakehouse.")
+        console.print(
+            f"Possibly a person: {name}.{one.column} equals an id in {one.rows:,} rows. Nothing of it is erased;"
+            " lakehouse_moodle_columns declares it as subject, mentioned or number."
+        )
     if result.after is None:
         console.print(f"{result.before.files:,} files were read and nothing was changed; --yes erases.")
         return
@@ -237,6 +251,7 @@ def erasure(result: Erasure) -> None:
 
 
 def evaluation(document: dict[str, Any]) -> None:
+    """Print the model's and the baselines' measures."""
     console, protocol = _console(), document["protocol"]
     for name, rows in [("model", document["model"]), *document["baselines"].items()]:
         columns = ["week", "students", "base rate", "AUC", "PR-AUC", "Brier", "ECE", "precision", "recall"]
@@ -277,7 +292,7 @@ def evaluation(document: dict[str, Any]) -> None:
 
 
 def _figure(value: float | None, interval: Sequence[float] | None = None, form: str = ".3f") -> str:
-    """A measure with the half width of its interval; nothing for none."""
+    """Format a measure with the half width of its interval; nothing for none."""
     if value is None:
         return ""
     return format(value, form) + (f" ±{(interval[1] - interval[0]) / 2:.3f}" if interval else "")
