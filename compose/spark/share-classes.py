@@ -109,6 +109,7 @@ def work(driver: Path, executor: Path, scratch: Path) -> None:
 
 
 def main() -> None:
+    """Run the command."""
     write_class_path()
     with tempfile.TemporaryDirectory() as folder:
         lists = [Path(folder) / "driver", Path(folder) / "executor"]

@@ -30,7 +30,6 @@ class TooLargeError(MemoryError):
 
 def within_memory(name: str, fetch: Callable[..., Any]) -> Callable[..., Any]:
     """Make a method that fetches a whole DataFrame say what did not fit where."""
-
     from py4j.protocol import Py4JJavaError
 
     @functools.wraps(fetch)

@@ -47,8 +47,10 @@ class EdgeIdentityProvider(IdentityProvider):  # type: ignore[misc]
 
     @property
     def login_available(self) -> bool:
+        """Say no: edge asks for the password."""
         return False
 
     @property
     def logout_available(self) -> bool:
+        """Say no: edge holds the session."""
         return False
