@@ -29,6 +29,7 @@ CHECKS = {
     "shellcheck": ["shellcheck", *SHELL],
     "ruff-check": ["ruff", "check"],
     "ruff-format": ["ruff", "format", "--check", "--diff"],
+    "import-linter": ["env", "PYTHONPATH=jobs/src", "lint-imports", "--no-cache", "jobs/pyproject.toml"],
     "mypy-jobs": ["mypy", "jobs/src"],
     "mypy": ["mypy", "--explicit-package-bases", *PYTHON],
 }

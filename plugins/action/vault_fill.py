@@ -37,10 +37,13 @@ ALPHABET = string.ascii_letters + string.digits
 
 
 class ActionModule(ActionBase):
+    """The action of the task."""
+
     TRANSFERS_FILES = False
     _VALID_ARGS = frozenset(("path", "length"))
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the action and return its result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         path = Path(str(self._task.args["path"]))
         length = int(self._task.args.get("length", 32))

@@ -17,6 +17,8 @@ description:
 
 
 class CallbackModule(CallbackBase):
+    """The callback plugin."""
+
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
     CALLBACK_NAME = "phases"
@@ -26,9 +28,11 @@ class CallbackModule(CallbackBase):
         self.began: list[tuple[str, float]] = []
 
     def v2_playbook_on_play_start(self, play):  # type: ignore[no-untyped-def]
+        """Record when a play begins."""
         self.began.append((play.get_name().strip(), time.monotonic()))
 
     def v2_playbook_on_stats(self, stats):  # type: ignore[no-untyped-def]
+        """Print the summary, and the seconds of each play."""
         summary = stats.custom.get("_run", {}).get("lakehouse_summary")
         if summary:
             self._display.display(summary)

@@ -35,6 +35,7 @@ _value:
 
 
 def bcrypt_hash(password: str, previous: str = "") -> str:
+    """Return a password's bcrypt hash, the previous one where it still fits."""
     secret = str(password).encode()
     if len(secret) > 72:
         raise AnsibleFilterError(
@@ -47,5 +48,8 @@ def bcrypt_hash(password: str, previous: str = "") -> str:
 
 
 class FilterModule:
+    """The filters of this file."""
+
     def filters(self) -> dict[str, object]:
+        """Return the filters by name."""
         return {"bcrypt_hash": bcrypt_hash}

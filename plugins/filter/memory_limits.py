@@ -53,6 +53,7 @@ def memory_limits(
     usable: float = 1.0,
     replicas: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
+    """Return each service's memory limit in MiB: its floor and its share of what the floors leave."""
     mine = {name: table[name] for name in services}
     beyond = max(0, int(memory_mb * usable) - sum(row["floor"] for row in mine.values()))
     shares = sum(row["share"] for row in mine.values())
@@ -63,5 +64,8 @@ def memory_limits(
 
 
 class FilterModule:
+    """The filters of this file."""
+
     def filters(self) -> dict[str, object]:
+        """Return the filters by name."""
         return {"memory_limits": memory_limits}

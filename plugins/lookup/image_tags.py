@@ -147,6 +147,7 @@ def site_variables(uids: Mapping[str, int], refresh: str, notebook_packages: lis
 
 
 def read(path: Path) -> bytes:
+    """Return a file's content."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -306,7 +307,10 @@ def targets(root: Path, site: Mapping[str, str], places: Mapping[str, str]) -> d
 
 
 class LookupModule(LookupBase):
+    """The lookup plugin."""
+
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[Any]:
+        """Return the tags."""
         self.set_options(var_options=variables, direct=kwargs)
         root = Path(self.get_option("root") or Path(__file__).resolve().parents[2])
         want = self.get_option("want")

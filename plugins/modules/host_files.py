@@ -97,6 +97,7 @@ def octal(module: AnsibleModule, what: str, mode: str) -> int:
 
 
 def read(path: str) -> tuple[bytes, int, int, int] | None:
+    """Return a file's content, owner, group and mode; None where there is no file."""
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
@@ -115,6 +116,7 @@ def state_of(path: str) -> dict[str, Any]:
 
 
 def shown(directory: bool, uid: int, gid: int, mode: int) -> dict[str, Any]:
+    """Return owner and mode as `--diff` shows them."""
     kind = "directory" if directory else "file"
     return {"state": kind, "uid": uid, "gid": gid, "mode": f"{stat.S_IMODE(mode):04o}"}
 
@@ -130,6 +132,7 @@ def differences(path: str, content: bytes, after: dict[str, Any]) -> list[dict[s
 
 
 def validate(module: AnsibleModule, path: str, content: bytes, command: str) -> None:
+    """Refuse a content that the command refuses."""
     with tempfile.NamedTemporaryFile(dir=module.tmpdir, prefix=f"{os.path.basename(path)}.") as file:
         file.write(content)
         file.flush()
@@ -140,6 +143,7 @@ def validate(module: AnsibleModule, path: str, content: bytes, command: str) -> 
 
 
 def write(path: str, content: bytes, uid: int, mode: int) -> None:
+    """Replace a file in one step, with its owner and mode."""
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
     try:
@@ -179,6 +183,7 @@ def make_directory(path: str, mode: int, check_mode: bool) -> bool:
 
 
 def main() -> None:
+    """Run the command."""
     module = AnsibleModule(
         argument_spec={
             "directory": {"type": "path"},

@@ -8,6 +8,7 @@ from pyspark.sql import SparkSession
 
 
 def slowly(number: int) -> tuple[int, int]:
+    """Return a number's remainder and a count of one, slowly enough for a host to be lost meanwhile."""
     time.sleep(1.5)
     return number % 4, 1
 

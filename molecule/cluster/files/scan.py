@@ -21,6 +21,7 @@ def connect(host: str, port: int) -> socket.socket:
 
 
 def is_connected(begun: socket.socket) -> bool:
+    """Return whether the connection was made."""
     try:
         begun.getpeername()
     except OSError:

@@ -8,6 +8,7 @@ import threading
 
 
 def serve(port: int) -> None:
+    """Answer every connection to a port."""
     with socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True) as server:
         while True:
             connection, _ = server.accept()

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 
 def answers(target: str) -> bool:
+    """Return whether anything answers at address,port."""
     address, port = target.split(",")
     try:
         with socket.create_connection((address, int(port)), timeout=2) as connection:

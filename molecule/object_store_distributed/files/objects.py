@@ -39,12 +39,14 @@ store = boto3.client(
 
 
 def keys(prefix: str) -> Iterator[tuple[str, int]]:
+    """Yield the names and sizes of the objects below a prefix."""
     for name, size in SIZES.items():
         for number in range(3):
             yield f"{prefix}/{name}/{number}", size
 
 
 def content(key: str, size: int, generation: str) -> bytes:
+    """Return the bytes of an object, which follow from its name and generation."""
     return random.Random(f"{key} {generation}").randbytes(size)
 
 
@@ -58,21 +60,25 @@ def code(bucket: str, key: str) -> str:
 
 
 def write(key: str, size: int, generation: str) -> str:
+    """Write an object; return no fault."""
     store.upload_fileobj(io.BytesIO(content(key, size, generation)), BUCKET, key, Config=PARTS)
     return ""
 
 
 def read(key: str, size: int, generation: str) -> str:
+    """Return what is wrong with an object's bytes; empty: nothing."""
     found = store.get_object(Bucket=BUCKET, Key=key)["Body"].read()
     return "" if found == content(key, size, generation) else f"{len(found)} bytes that were never written"
 
 
 def delete(key: str, size: int) -> str:
+    """Delete an object; return no fault."""
     store.delete_object(Bucket=BUCKET, Key=key)
     return ""
 
 
 def absent(key: str, size: int) -> str:
+    """Return what the store says of an object that must be gone; empty: it is gone."""
     found = code(BUCKET, key)
     return "" if found == "NoSuchKey" else found
 

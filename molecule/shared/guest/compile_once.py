@@ -15,6 +15,7 @@ compile_source = zipimport._compile_source  # type: ignore[attr-defined]
 
 
 def load_or_compile(path: str, source: bytes) -> CodeType:
+    """Return the compiled form of a source file, from the cache where it is there."""
     kept = f"{FOLDER}/{_imp.source_hash(0, source).hex()}"
     try:
         with open(kept, "rb") as file:

@@ -269,6 +269,7 @@ def packages(kernel: Kernel) -> None:
 
 
 def main() -> None:
+    """Run the command."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
     failed = []

@@ -52,6 +52,7 @@ def run(example: dict[str, str]) -> tuple[bool, str]:
 
 
 def main() -> int:
+    """Run the command."""
     examples = json.load(sys.stdin)
     if not examples:
         print("there is nothing to run")

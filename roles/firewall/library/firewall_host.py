@@ -34,6 +34,7 @@ USER = re.compile(r'\("([^"]+)",pid=(\d+),')
 
 
 def command_of(process: int) -> str:
+    """Return the name of a process's program; empty where it has ended."""
     try:
         return (PROC / str(process) / "comm").read_text().strip()
     except OSError:  # it has ended
@@ -41,6 +42,7 @@ def command_of(process: int) -> str:
 
 
 def parent_of(process: int) -> int:
+    """Return the id of a process's parent."""
     try:
         status = (PROC / str(process) / "status").read_text()
     except OSError:
@@ -69,7 +71,7 @@ def sockets_of_systemd(module: AnsibleModule) -> Iterator[int]:
 
 
 def came_by() -> Iterator[int]:
-    """sshd tells it the session's first process, an ancestor of this one; sudo takes it away from its own children."""
+    """Yield the port that this session's ssh came by: sshd sets it in the first process, sudo removes it from its children."""
     process = os.getpid()
     while process > 1:
         try:
@@ -84,6 +86,7 @@ def came_by() -> Iterator[int]:
 
 
 def main() -> None:
+    """Run the command."""
     module = AnsibleModule(
         argument_spec={
             "unit": {"type": "path", "required": True},

@@ -75,6 +75,7 @@ def literal(value: Any) -> Any:
 
 
 def main() -> None:
+    """Run the command."""
     module = AnsibleModule(
         argument_spec={
             "compose": {"type": "path", "required": True},

@@ -90,6 +90,7 @@ def without_credentials(text: str) -> str:
 
 
 def is_loopback(url: str) -> bool:
+    """Return whether an address reaches only the host itself."""
     host = urlsplit(url if "//" in url else "//" + url).hostname or ""
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -100,6 +101,8 @@ def is_loopback(url: str) -> bool:
 
 
 class Sources:
+    """Package sources of the host: from the module's parameters, else from the host's own configuration."""
+
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.environment = dict(os.environ)
@@ -107,6 +110,7 @@ class Sources:
             self.environment = assignments(path) | self.environment
 
     def run(self, *argv: str) -> str:
+        """Return what a program prints."""
         _, out, _ = self.module.run_command(list(argv), environ_update={"LC_ALL": "C"}, check_rc=True)
         return str(out)
 
@@ -140,6 +144,7 @@ class Sources:
         return uri if re.match(r"https?://", uri) else ""
 
     def apt(self, files: dict[str, str]) -> dict[str, str]:
+        """Return the sources of Debian's packages."""
         params = self.module.params
         archives = {} if params["apt_uri"] and params["apt_security_uri"] else self.archives()
         main = params["apt_uri"] or archives.get("Debian", "")
@@ -209,10 +214,12 @@ class Sources:
         }
 
     def maven(self) -> dict[str, str]:
+        """Return the mirror of Maven's packages."""
         mirror = self.module.params["maven_mirror"]
         return {"MAVEN_MIRROR": mirror.rstrip("/") + "/"} if mirror else {}
 
     def go(self) -> dict[str, str]:
+        """Return the settings of Go's modules."""
         names = ("GOPROXY", "GOINSECURE", "GOPRIVATE", "GONOPROXY")
         values = {name: self.environment.get(name, "") for name in names}
         if program := self.module.get_bin_path("go", opt_dirs=["/usr/local/go/bin"]):
@@ -224,6 +231,7 @@ class Sources:
     # Proxies and certificates ------------------------------------------------------------------------------------------
 
     def proxies(self) -> dict[str, str]:
+        """Return the proxies by variable."""
         given = self.module.params["proxies"]
         found: dict[str, str] = {}
         for name in PROXY_VARIABLES:
@@ -271,6 +279,7 @@ def archive(files: dict[str, str]) -> bytes:
 
 
 def main() -> None:
+    """Run the command."""
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},

@@ -100,6 +100,7 @@ class FilterModule:
     """The filters."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
         return {
             "group_problems": group_problems,
             "address_problems": address_problems,

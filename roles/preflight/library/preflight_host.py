@@ -108,11 +108,13 @@ def run(*command: str, timeout: int = 60) -> subprocess.CompletedProcess[str] | 
 
 
 def last_line(text: str) -> str:
+    """Return the last line that holds text."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no message"
 
 
 def check_system(releases: list[str], os_release: str = "/etc/os-release") -> Iterator[str]:
+    """Yield a fault when the host is no supported Debian."""
     values = {}
     with contextlib.suppress(OSError):
         for line in Path(os_release).read_text(encoding="utf-8").splitlines():
@@ -126,6 +128,7 @@ def check_system(releases: list[str], os_release: str = "/etc/os-release") -> It
 
 
 def check_memory(need_mb: int, meminfo: str = "/proc/meminfo") -> Iterator[str]:
+    """Yield a fault when the host has too little memory."""
     match = re.search(r"^MemTotal:\s+(\d+) kB", Path(meminfo).read_text(encoding="utf-8"), re.MULTILINE)
     have_mb = int(match.group(1)) // 1024 if match else 0
     if have_mb < need_mb:
@@ -195,6 +198,7 @@ def listener(port: int) -> tuple[str, str]:
 
 
 def check_ports(ports: list[dict[str, Any]], project: str) -> Iterator[str]:
+    """Yield a fault for each port that something else uses."""
     own_ids: set[str] | None = None
     own_ports: set[int] = set()
     foreign: dict[str, list[str]] = {}
@@ -230,6 +234,7 @@ def check_ports(ports: list[dict[str, Any]], project: str) -> Iterator[str]:
 
 
 def check_images(images: list[str]) -> bool:
+    """Return whether all of the images are on the host."""
     if not images:
         return False
     answer = run("docker", "image", "inspect", "--format", "{{.Id}}", *images)
@@ -301,6 +306,7 @@ def check_clock(offsets: dict[str, float], tolerance: int) -> Iterator[str]:
 
 
 def check_names(names: Iterable[str]) -> Iterator[str]:
+    """Yield a fault for each name that cannot be resolved."""
     for name in names:
         try:
             socket.getaddrinfo(name, None)
@@ -309,6 +315,7 @@ def check_names(names: Iterable[str]) -> Iterator[str]:
 
 
 def check_endpoints(endpoints: list[dict[str, Any]], timeout: int) -> Iterator[str]:
+    """Yield a fault for each service that cannot be reached."""
     for wanted in endpoints:
         try:
             socket.create_connection((wanted["host"], wanted["port"]), timeout).close()
@@ -320,6 +327,7 @@ def check_endpoints(endpoints: list[dict[str, Any]], timeout: int) -> Iterator[s
 
 
 def main() -> None:
+    """Run the command."""
     place = {"type": "str", "required": True}
     number = {"type": "int", "required": True}
 
