@@ -152,9 +152,11 @@ def test_what_tells_of_the_past_rebuilds_it(
 def test_records_of_other_releases(site: Site, change: dict[str, Any], is_usable: bool) -> None:
     found = incremental.recorded(site.spark, table_names.FACT_EVENT)
     assert found is not None
-    assert list(json.loads(found.summary()[incremental.PROPERTY])) == ["before", "log", "joined", "rules"]
+    assert list(json.loads(found.summary()[incremental.Past.PROPERTY])) == ["before", "log", "joined", "rules"]
     record = {k: v for k, v in {**json.loads(found.model_dump_json()), **change}.items() if v is not None}
     nothing = tables.local_rows(site.spark, [], site.spark.table(table_names.FACT_EVENT).schema)
-    writers.append(nothing, table_names.FACT_EVENT, run_id="test", summary={incremental.PROPERTY: json.dumps(record)})
+    writers.append(
+        nothing, table_names.FACT_EVENT, run_id="test", summary={incremental.Past.PROPERTY: json.dumps(record)}
+    )
     assert incremental.recorded(site.spark, table_names.FACT_EVENT) == (found if is_usable else None)
     assert site.update() == ({"Jan", "Feb"} if is_usable else set())

@@ -177,7 +177,7 @@ def test_mart_outlives_the_snapshots_and_says_what_they_took_along(
 def record(lake: SparkSession, state: dict[str, Any]) -> None:
     """Leave a state with the mart as another release would have."""
     nothing = tables.local_rows(lake, [], lake.table(table_names.RESOURCE_HISTORY).schema)
-    summary = {resource_history.PROPERTY: json.dumps(state)}
+    summary = {resource_history.HistoryState.PROPERTY: json.dumps(state)}
     writers.append(nothing, table_names.RESOURCE_HISTORY, run_id="other", summary=summary)
 
 

@@ -34,7 +34,7 @@ def loaded(*notes: str | None) -> Any:
             snapshotId=lambda i=i: i,
             parentId=lambda i=i: i + 1 if i + 1 < len(notes) else None,
             timestampMillis=lambda: 0,
-            summary=lambda note=note: {} if note is None else {sync_state.PROPERTY: note},
+            summary=lambda note=note: {} if note is None else {sync_state.SyncState.PROPERTY: note},
         )
         for i, note in enumerate(notes)
     ]
@@ -91,7 +91,7 @@ def test_table_whose_state_is_unreadable_is_read_again(
     assert newest is not None
 
     def record(note: dict[str, Any]) -> None:
-        writers.append(nothing, table, run_id="other", summary={sync_state.PROPERTY: json.dumps(note)})
+        writers.append(nothing, table, run_id="other", summary={sync_state.SyncState.PROPERTY: json.dumps(note)})
 
     record({**newest.model_dump(), "of another release": 1})
     log = {row.table: row for row in ingest_job.run(lake, moodle).tables}["logstore_standard_log"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Sequence
@@ -80,16 +81,16 @@ def find_centroids(spark: SparkSession, values: np.ndarray) -> np.ndarray:
         return np.zeros((0, values.shape[1]))
     numbers = range(MIN_CLUSTERS, min(MAX_CLUSTERS, count // 2) + 1) if values.shape[1] else ()
     found = [clustering for k in numbers if (clustering := _cluster(spark, values, k)) is not None]
-    by_silhouette = sorted(found, key=lambda one: -one.silhouette)
-    # Stability takes the most fits: it is looked at last.
-    best = next((one for one in by_silhouette if _is_stable(spark, one)), None)
+    # Stability takes the most fits: it is checked last, and once for each clustering.
+    stable = functools.cache(lambda place: _is_stable(spark, found[place]))
+    by_silhouette = sorted(range(len(found)), key=lambda place: -found[place].silhouette)
+    best = next((found[place] for place in by_silhouette if stable(place)), None)
     if best is None:
         return values.mean(axis=0, keepdims=True)
-    alike = [one for one in found if one.silhouette >= best.silhouette - SILHOUETTE_TOLERANCE]
-    alike.sort(
-        key=lambda one: -len(one.centroids)
-    )  # of equally many the one of the smallest k: it has the fewest oddities
-    chosen = next(one for one in alike if one is best or _is_stable(spark, one))
+    alike = [place for place in range(len(found)) if found[place].silhouette >= best.silhouette - SILHOUETTE_TOLERANCE]
+    # Of equally many clusters those of the smallest k: they have the fewest oddities.
+    alike.sort(key=lambda place: -len(found[place].centroids))
+    chosen = next(found[place] for place in alike if stable(place))
     log.info(
         "%s clusters of courses, silhouette %.2f (best %.2f)",
         len(chosen.centroids), chosen.silhouette, best.silhouette,

@@ -12,33 +12,27 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from moodle_lakehouse.lake import snapshots, table_names, tables
 
-PROPERTY = "lakehouse.past"
 LOG = table_names.raw("logstore_standard_log")
 
 
-class Past(BaseModel):
+class Past(snapshots.Record):
     """What fact_event's rows from before a moment were made of: recorded with its snapshots.
 
     before: the moment, the start of a month in seconds since 1970; log: the snapshot of the raw log; joined: see Joined;
-    rules: a stamp of the code and the settings. Keys of another release are ignored.
+    rules: a stamp of the code and the settings.
     """
 
-    model_config = ConfigDict(frozen=True)
+    PROPERTY = "lakehouse.past"
 
     before: int
     log: int
     joined: str
     rules: str
-
-    def summary(self) -> dict[str, str]:
-        """Return what a write of fact_event records in its snapshot."""
-        return {PROPERTY: self.model_dump_json()}
 
 
 @dataclass(frozen=True)
@@ -78,11 +72,7 @@ class Joined:
 
 def recorded(spark: SparkSession, table: str) -> Past | None:
     """Return what the table's newest rows were made of; None where nothing that this release can use is recorded."""
-    text = snapshots.records(tables.load(spark, table)).get(PROPERTY)
-    try:
-        return None if text is None else Past.model_validate_json(text)
-    except ValidationError:
-        return None
+    return Past.of(tables.load(spark, table))
 
 
 def current(log: DataFrame, snapshot: int, joined: Joined, rules: str) -> Past | None:

@@ -11,7 +11,7 @@ import datetime as dt
 import logging
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
@@ -24,7 +24,6 @@ from moodle_lakehouse.lake import contracts, input_fingerprint, job_runs, snapsh
 
 log = logging.getLogger(__name__)
 
-PROPERTY = "lakehouse.history"  # in the summary of the mart's snapshots: its HistoryState
 VIEW_DAYS = 28  # a resource's views are counted over so many days before and after a change
 LATE_DAYS = 7  # what the log says later than this about a change is not looked for
 BATCH = 24  # ingests that are compared in one go
@@ -45,20 +44,20 @@ _EVENTS = (
 COLUMNS = contracts.names(table_names.RESOURCE_HISTORY)
 
 
-class HistoryState(BaseModel):
+class HistoryState(snapshots.Record):
     """How far the mart has come, in ms since 1970: recorded with its snapshots.
 
     begins: the end of the first ingest; seen: of the last one that was compared; snapshots: of each table then;
     gaps: (table, from, to) where snapshots had expired before they were compared; made_from: the stamp of what recent
-    changes were refreshed by. Keys of another release are ignored.
+    changes were refreshed by.
     """
 
-    model_config = ConfigDict(frozen=True)
+    PROPERTY = "lakehouse.history"
 
     begins: int
     seen: int
     snapshots: dict[str, int]
-    gaps: list[tuple[str, int, int]] = []
+    gaps: list[tuple[str, int, int]] = Field(default_factory=list)
     made_from: str = ""
 
 
@@ -97,12 +96,11 @@ def run(spark: SparkSession, *, refresh: bool = True) -> int:
 
 def read_state(spark: SparkSession) -> HistoryState | None:
     """Return how far the mart has come; None when there is none, or nothing that this release can use is recorded."""
-    text = snapshots.records(tables.load(spark, table_names.RESOURCE_HISTORY)).get(PROPERTY)
-    try:
-        return None if text is None else HistoryState.model_validate_json(text)
-    except ValidationError:
+    loaded = tables.load(spark, table_names.RESOURCE_HISTORY)
+    state = HistoryState.of(loaded)
+    if state is None and HistoryState.PROPERTY in snapshots.records(loaded):
         log.warning("history: what the last run recorded cannot be read: all snapshots are compared again")
-        return None
+    return state
 
 
 def utc_of_ms(milliseconds: int) -> dt.datetime:
@@ -208,7 +206,7 @@ def _write(
     compared = seen.select("cmid", "change").unionByName(known.where(~is_open & of_snapshots).select("cmid", "change"))
     rows = _explained(seen, events).unionByName(_only_logged(events, compared, new_state.begins))
     rows = _with_views(_with_roles(rows, raw), tables.read(spark, table_names.FACT_EVENT)).select(*COLUMNS)
-    summary = {PROPERTY: new_state.model_dump_json()}
+    summary = new_state.summary()
     if table is None:
         writers.append(rows, table_names.RESOURCE_HISTORY, run_id=job_runs.run_id(), summary=summary)
         return {"new": tables.row_count(spark, table_names.RESOURCE_HISTORY), "known_better": 0}

@@ -21,8 +21,9 @@ from urllib.parse import quote
 from pyspark.sql import SparkSession
 
 from moodle_lakehouse.config import MoodleConfig
-from moodle_lakehouse.ingest.moodle_tables import ReadColumn, TablePlan, quoted
+from moodle_lakehouse.ingest.moodle_tables import ReadColumn, TablePlan
 from moodle_lakehouse.lake import files, writers
+from moodle_lakehouse.lake.table_names import quoted_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -93,7 +94,7 @@ def _exact(plan: TablePlan) -> TablePlan:
     """Return the plan with the casts that make ConnectorX exact."""
 
     def exact(column: ReadColumn) -> ReadColumn:
-        computed = column.sql != quoted(column.name) and not column.sql.startswith("CAST(")
+        computed = column.sql != quoted_name(column.name) and not column.sql.startswith("CAST(")
         if column.spark_type.startswith("DECIMAL") or (column.spark_type == "STRING" and computed):
             return dataclasses.replace(column, sql=f"CAST({column.sql} AS CHAR)")
         return column
@@ -124,7 +125,7 @@ def _copy_range(task: _CopyTask, low: int, high: int, stem: str) -> list[str]:
 def _pieces(task: _CopyTask, low: int, high: int) -> Iterator[pa.Table]:
     """Yield the rows in order of their id, at most task.rows at a time: gaps between ids make no difference."""
     schema, key = _schema(task.columns), task.plan.key[0]
-    name, first = quoted(key), f">= {low}"
+    name, first = quoted_name(key), f">= {low}"
     while True:
         condition = f"{name} {first} AND {name} <= {high}" + (f" AND {task.condition}" if task.condition else "")
         started = time.monotonic()

@@ -37,9 +37,10 @@ from moodle_lakehouse.config import Config, MoodleConfig
 from moodle_lakehouse.errors import LakehouseError, reason
 from moodle_lakehouse.ingest import jdbc_reader, mysql, read_plan, source_sql, table_sync
 from moodle_lakehouse.ingest import job as ingest_job
-from moodle_lakehouse.ingest.moodle_tables import TablePlan, quoted
+from moodle_lakehouse.ingest.moodle_tables import TablePlan
 from moodle_lakehouse.ingest.source_sql import TableExtent
 from moodle_lakehouse.lake import session, table_names, tables, writers
+from moodle_lakehouse.lake.table_names import quoted_name
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +77,9 @@ def _first_rows(config: Config, rows: int) -> tuple[TablePlan, str | None, Table
     The condition is None when there are no other rows, as at a first load.
     """
     (plan,) = [p for p in ingest_job.inspect(config).plan.tables if p.table.name == TABLE]
-    key = quoted(plan.id_column or "id")
+    key = quoted_name(plan.id_column or "id")
     with mysql.connect(config.moodle) as cursor:
-        cursor.execute(f"SELECT {key} FROM {quoted(plan.source)} ORDER BY {key} LIMIT {rows - 1}, 1")
+        cursor.execute(f"SELECT {key} FROM {quoted_name(plan.source)} ORDER BY {key} LIMIT {rows - 1}, 1")
         last = cursor.fetchone()
         if last is None:
             raise LakehouseError(
@@ -151,7 +152,7 @@ def _raw(config: Config, client: str, plan: TablePlan, extent: TableExtent, rows
         nonlocal peak
         clients = [
             subprocess.Popen(
-                [*command, f"SELECT * FROM {quoted(plan.source)} WHERE {plan.id_column} BETWEEN {low} AND {high}"],
+                [*command, f"SELECT * FROM {quoted_name(plan.source)} WHERE {plan.id_column} BETWEEN {low} AND {high}"],
                 stdout=subprocess.DEVNULL,
                 env={**os.environ, "MYSQL_PWD": moodle.password()},
             )

@@ -8,7 +8,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from moodle_lakehouse.config import MoodleConfig
 from moodle_lakehouse.ingest import arrow_reader, mysql
-from moodle_lakehouse.ingest.moodle_tables import TablePlan, quoted
+from moodle_lakehouse.ingest.moodle_tables import TablePlan
+from moodle_lakehouse.lake.table_names import quoted_name
 
 FETCH_ROWS = 10_000  # rows per round trip; without it the driver would hold a whole range in memory
 
@@ -22,7 +23,7 @@ def read_table(
     fetch_rows: int = FETCH_ROWS,
 ) -> DataFrame:
     """Return the rows that fulfil a condition: in one partition, or in one for each range of ids."""
-    key = quoted(plan.id_column or "")
+    key = quoted_name(plan.id_column or "")
     partitions = [f"{key} BETWEEN {low} AND {high}" for low, high in ranges]
     return read_query(spark, moodle, plan.select(condition), plan.schema(), partitions, fetch_rows)
 

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moodle_lakehouse.errors import LakehouseError, bullet_list, fault
+from moodle_lakehouse.lake.table_names import quoted_name
 
 FILE = "moodle_tables.yml"
 Strategy = Literal["append", "merge", "snapshot", "history"]
@@ -55,12 +56,12 @@ class PersonColumn:
 
     def condition(self, values: Iterable[str]) -> str:
         """Return the SQL that is true for rows that name one of the values (SQL literals); the same in MySQL and Spark."""
-        named = f"{quoted(self.name)} IN ({', '.join(values)})"
+        named = f"{quoted_name(self.name)} IN ({', '.join(values)})"
         if self.when is None:
             return named
         column, value = self.when
         literal = str(value) if isinstance(value, int) else f"'{value}'"
-        return f"({quoted(column)} = {literal} AND {named})"
+        return f"({quoted_name(column)} = {literal} AND {named})"
 
 
 @dataclass(frozen=True)
@@ -180,9 +181,9 @@ class TablePlan:
     def select(self, condition: str | None = None) -> str:
         """Return the SQL that reads the table with the privacy policy in it."""
         expressions = ", ".join(
-            c.sql if c.sql == quoted(c.name) else f"{c.sql} AS {quoted(c.name)}" for c in self.columns
+            c.sql if c.sql == quoted_name(c.name) else f"{c.sql} AS {quoted_name(c.name)}" for c in self.columns
         )
-        return f"SELECT {expressions} FROM {quoted(self.source)}{self.where(condition)}"
+        return f"SELECT {expressions} FROM {quoted_name(self.source)}{self.where(condition)}"
 
     def where(self, condition: str | None = None) -> str:
         """Return the WHERE clause for the rows that may be read and fulfil a condition; nothing for all."""
@@ -191,7 +192,7 @@ class TablePlan:
 
     def schema(self) -> str:
         """Return the columns' types in Spark's words."""
-        return ", ".join(f"{quoted(c.name)} {c.spark_type}" for c in self.columns)
+        return ", ".join(f"{quoted_name(c.name)} {c.spark_type}" for c in self.columns)
 
 
 @dataclass(frozen=True)
@@ -474,7 +475,7 @@ def lake_type(column: SourceColumn) -> tuple[str | None, str]:
     other, decimals keep precision and scale, dates and times stay the text that the server writes: zero
     dates have no other exact form.
     """
-    name = quoted(column.name)
+    name = quoted_name(column.name)
     kind = column.data_type.lower()
     if kind in ("tinyint", "smallint", "mediumint", "year"):
         return (f"CAST({name} AS UNSIGNED)" if kind == "year" else name), "INT"
@@ -502,13 +503,13 @@ def lake_type(column: SourceColumn) -> tuple[str | None, str]:
 def _reduction(
     rule: JsonReduction | ProfileFieldReduction, column: str, prefix: str, profile_fields: Sequence[str]
 ) -> str:
-    name = quoted(column)
+    name = quoted_name(column)
     if isinstance(rule, ProfileFieldReduction):
         if not profile_fields:
             return "CAST(NULL AS CHAR)"
         wanted = ", ".join(sql_text(f) for f in profile_fields)
-        fields = f"SELECT id FROM {quoted(prefix + 'user_info_field')} WHERE shortname IN ({wanted})"
-        return f"CASE WHEN {quoted(rule.column)} IN ({fields}) THEN {name} END"
+        fields = f"SELECT id FROM {quoted_name(prefix + 'user_info_field')} WHERE shortname IN ({wanted})"
+        return f"CASE WHEN {quoted_name(rule.column)} IN ({fields}) THEN {name} END"
     arms = []
     for event, keys in rule.events.items():
         arms.append(f"WHEN {sql_text(event)} THEN {_json_object(name, [tuple(k.split('.')) for k in keys])}")
@@ -536,11 +537,6 @@ def _json_object(column: str, paths: list[tuple[str, ...]], inside: tuple[str, .
         value = _json_object(column, below, here) if below else f"JSON_EXTRACT({column}, '$.{'.'.join(here)}')"
         parts.append(f"'{name}', {value}")
     return f"JSON_OBJECT({', '.join(parts)})"
-
-
-def quoted(name: str) -> str:
-    """Return a MySQL and Spark identifier."""
-    return "`" + name.replace("`", "``") + "`"
 
 
 def sql_text(value: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from moodle_lakehouse.ingest.moodle_tables import TablePlan, quoted
+from moodle_lakehouse.ingest.moodle_tables import TablePlan
 from moodle_lakehouse.ingest.source_sql import TableExtent
+from moodle_lakehouse.lake.table_names import quoted_name
 
 RANGE_ROWS = 250_000  # a table with more rows is read in ranges of about this size
 
@@ -25,14 +26,14 @@ def since(plan: TablePlan, watermark: int | None) -> str | None:
     if cursor is None or watermark is None:
         return None
     overlap = OVERLAP_IDS if cursor == plan.id_column else OVERLAP_SECONDS
-    return f"{quoted(cursor)} > {watermark - overlap}"
+    return f"{quoted_name(cursor)} > {watermark - overlap}"
 
 
 def until(plan: TablePlan, extent: TableExtent) -> str | None:
     """Return the condition that leaves out rows added after the extent was queried; None where no id tells."""
     if plan.id_column is None or extent.high is None:
         return None
-    return f"{quoted(plan.id_column)} <= {extent.high}"
+    return f"{quoted_name(plan.id_column)} <= {extent.high}"
 
 
 def id_ranges(plan: TablePlan, extent: TableExtent, max_ranges: int) -> list[tuple[int, int]]:

@@ -15,7 +15,8 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from moodle_lakehouse.ingest.moodle_tables import ReadColumn, TablePlan, quoted
+from moodle_lakehouse.ingest.moodle_tables import ReadColumn, TablePlan
+from moodle_lakehouse.lake.table_names import quoted_name
 
 SUMMED_DIGITS = 15  # of a row's hash
 
@@ -85,7 +86,7 @@ def _sql_sha(sql: str) -> str:
 def _spark_cell(column: ReadColumn, held: T.DataType | None, is_short: bool) -> Column:
     if held is None:
         return F.lit(None).cast("string")
-    value, wanted = F.col(quoted(column.name)), T._parse_datatype_string(column.spark_type)
+    value, wanted = F.col(quoted_name(column.name)), T._parse_datatype_string(column.spark_type)
     if held == wanted:
         return _spark_text(value, wanted, is_short)
     # The lake's type is wider than the source's is now: what does not fit into the source's is different.

@@ -12,7 +12,8 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from moodle_lakehouse.errors import LakehouseError
-from moodle_lakehouse.ingest.moodle_tables import TablePlan, quoted
+from moodle_lakehouse.ingest.moodle_tables import TablePlan
+from moodle_lakehouse.lake.table_names import quoted_name
 
 
 def check(plan: TablePlan, table: str, lake: T.StructType) -> None:
@@ -37,10 +38,10 @@ def follow(spark: SparkSession, plan: TablePlan, table: str, lake: T.StructType)
     notes = []
     for name, new in _types(plan).items():
         if name not in held:
-            spark.sql(f"ALTER TABLE {table} ADD COLUMN {quoted(name)} {new.simpleString()}")
+            spark.sql(f"ALTER TABLE {table} ADD COLUMN {quoted_name(name)} {new.simpleString()}")
             notes.append(f"{name} is new")
         elif not _holds(held[name], new):
-            spark.sql(f"ALTER TABLE {table} ALTER COLUMN {quoted(name)} TYPE {new.simpleString()}")
+            spark.sql(f"ALTER TABLE {table} ALTER COLUMN {quoted_name(name)} TYPE {new.simpleString()}")
             notes.append(f"{name} was {held[name].simpleString()}, is {new.simpleString()}")
     gone = [name for name in held if name not in _types(plan)]
     return notes + [f"{name} is gone from the source: null from now on" for name in gone]
@@ -50,7 +51,7 @@ def shaped(df: DataFrame, lake: T.StructType) -> DataFrame:
     """Return rows of the source in the lake's columns and types."""
 
     def column(f: T.StructField) -> Column:
-        value = F.col(quoted(f.name)) if f.name in df.columns else F.lit(None)
+        value = F.col(quoted_name(f.name)) if f.name in df.columns else F.lit(None)
         return value.cast(f.dataType).alias(f.name)
 
     return df.select(*[column(f) for f in lake.fields])

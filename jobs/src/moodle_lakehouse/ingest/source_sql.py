@@ -10,8 +10,9 @@ from pymysql.cursors import Cursor
 from moodle_lakehouse.config import MoodleConfig
 from moodle_lakehouse.errors import SourceError
 from moodle_lakehouse.ingest import row_checksum
-from moodle_lakehouse.ingest.moodle_tables import SourceColumn, TablePlan, quoted
+from moodle_lakehouse.ingest.moodle_tables import SourceColumn, TablePlan
 from moodle_lakehouse.ingest.row_checksum import RowsChecksum
+from moodle_lakehouse.lake.table_names import quoted_name
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def tables(cursor: Cursor, moodle: MoodleConfig) -> dict[str, list[SourceColumn]
 
 def module_names(cursor: Cursor, moodle: MoodleConfig) -> list[str]:
     """Return the names of the installed activity modules: each has a table of its own name."""
-    cursor.execute(f"SELECT name FROM {quoted(moodle.prefix + 'modules')} ORDER BY id")
+    cursor.execute(f"SELECT name FROM {quoted_name(moodle.prefix + 'modules')} ORDER BY id")
     return [str(row[0]) for row in cursor.fetchall()]
 
 
@@ -70,10 +71,10 @@ def estimated_rows(cursor: Cursor, moodle: MoodleConfig) -> dict[str, int]:
 def extent(cursor: Cursor, plan: TablePlan, condition: str | None = None) -> TableExtent:
     """Return the exact number of rows that fulfil a condition, the range of their ids and their last cursor value."""
     key, last = plan.id_column, plan.cursor
-    parts = [f"MIN({quoted(key)}), MAX({quoted(key)})" if key else "NULL, NULL"]
+    parts = [f"MIN({quoted_name(key)}), MAX({quoted_name(key)})" if key else "NULL, NULL"]
     # A clock that runs ahead must not hide what is written until then.
-    parts.append(f"LEAST(MAX({quoted(last)}), UNIX_TIMESTAMP())" if last and last != key else "NULL")
-    cursor.execute(f"SELECT COUNT(*), {', '.join(parts)} FROM {quoted(plan.source)}{plan.where(condition)}")
+    parts.append(f"LEAST(MAX({quoted_name(last)}), UNIX_TIMESTAMP())" if last and last != key else "NULL")
+    cursor.execute(f"SELECT COUNT(*), {', '.join(parts)} FROM {quoted_name(plan.source)}{plan.where(condition)}")
     row = cursor.fetchone()
     assert row is not None
     low, high, latest = (None if v is None else int(v) for v in row[1:])
@@ -82,7 +83,7 @@ def extent(cursor: Cursor, plan: TablePlan, condition: str | None = None) -> Tab
 
 def count(cursor: Cursor, plan: TablePlan, condition: str | None) -> int:
     """Return the number of rows that fulfil a condition; None: all rows."""
-    cursor.execute(f"SELECT COUNT(*) FROM {quoted(plan.source)}{plan.where(condition)}")
+    cursor.execute(f"SELECT COUNT(*) FROM {quoted_name(plan.source)}{plan.where(condition)}")
     row = cursor.fetchone()
     assert row is not None
     return int(row[0])
@@ -93,7 +94,7 @@ def longest_row(cursor: Cursor, plan: TablePlan, condition: str | None) -> int:
     lengths = [f"IFNULL(LENGTH({c.sql}), 0)" for c in plan.columns if c.long]
     if not lengths:
         return 0
-    cursor.execute(f"SELECT MAX({' + '.join(lengths)}) FROM {quoted(plan.source)}{plan.where(condition)}")
+    cursor.execute(f"SELECT MAX({' + '.join(lengths)}) FROM {quoted_name(plan.source)}{plan.where(condition)}")
     row = cursor.fetchone()
     assert row is not None
     return int(row[0] or 0)
@@ -118,7 +119,7 @@ def checksums(
     cursor.execute(
         f"SELECT part, COUNT(*), COUNT(h), {row_checksum.sql_total('h')} FROM"
         f" (SELECT {part} AS part, {row_checksum.sql_hash(plan)} AS h"
-        f" FROM {quoted(plan.source)}{plan.where(condition)}) t"
+        f" FROM {quoted_name(plan.source)}{plan.where(condition)}) t"
         " GROUP BY part"
     )
     found = cursor.fetchall()

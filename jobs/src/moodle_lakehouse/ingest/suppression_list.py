@@ -18,8 +18,9 @@ from pyspark.sql import SparkSession
 
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.errors import LakehouseError
-from moodle_lakehouse.ingest.moodle_tables import ReadColumn, TablePlan, quoted
+from moodle_lakehouse.ingest.moodle_tables import ReadColumn, TablePlan
 from moodle_lakehouse.lake import contracts, job_runs, table_names, tables, writers
+from moodle_lakehouse.lake.table_names import quoted_name
 
 STEP = 10_000  # ids are recorded as "somewhere up to the next multiple of it"
 
@@ -70,7 +71,7 @@ def without(plan: TablePlan, ids: Sequence[int]) -> TablePlan:
     def read(column: ReadColumn) -> ReadColumn:
         if column.name not in mentioned:
             return column
-        sql = f"CASE WHEN {quoted(column.name)} IN ({', '.join(values)}) THEN NULL ELSE {column.sql} END"
+        sql = f"CASE WHEN {quoted_name(column.name)} IN ({', '.join(values)}) THEN NULL ELSE {column.sql} END"
         return replace(column, sql=sql, policy=column.sql)
 
     return replace(

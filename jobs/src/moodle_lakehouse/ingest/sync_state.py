@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from pyspark.sql import SparkSession
 
 from moodle_lakehouse.ingest.moodle_tables import TablePlan
@@ -22,21 +22,18 @@ from moodle_lakehouse.lake import snapshots, tables
 
 log = logging.getLogger(__name__)
 
-PROPERTY = "lakehouse.ingest"
 
-
-class SyncState(BaseModel):
+class SyncState(snapshots.Record):
     """What a commit records of its table, as JSON.
 
     source: the full name there; strategy: the catalogue's; columns: name -> type and a hash of the SQL that reads it;
     rows: of the table; watermark: the highest id or cursor (None: there is none); checksum: of the source's rows that
     the next run checks first, whole: of all its rows, for strategy merge (None: they changed while they were read, or
     only a part was read); full_at: seconds since 1970 when all rows were last compared; commit: this commit's own name.
-
-    Releases may differ in their keys: an unknown one is ignored, a missing one has a default that means "not known".
+    Defaults mean "not known".
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    PROPERTY = "lakehouse.ingest"
 
     source: str
     strategy: str
@@ -48,10 +45,6 @@ class SyncState(BaseModel):
     rows: int
     full_at: int = 0
     commit: str = Field(default_factory=lambda: secrets.token_hex(8))
-
-    def summary(self) -> dict[str, str]:
-        """Return the properties of the snapshot that carries this state."""
-        return {PROPERTY: self.model_dump_json()}
 
     def is_of(self, plan: TablePlan) -> bool:
         """Return whether the plan reads just what was read then."""
@@ -97,7 +90,7 @@ def newest(loaded: Any) -> RecordedState | None:
     An older state behind an unreadable one does not count: rows were committed since then.
     """
     for snapshot, text in _recorded(loaded):
-        state = _parsed(text)
+        state = SyncState.parse(text)
         if state is None:
             log.warning("%s: what the last ingest recorded cannot be read: all rows are read again", loaded.name())
             return None
@@ -114,20 +107,13 @@ def read(loaded: Any) -> SyncState | None:
 
 def has_arrived(spark: SparkSession, table: str, state: SyncState) -> bool:
     """Return whether the commit of this state is part of the table, for a commit that ended without an answer."""
-    recorded = (_parsed(text) for _, text in _recorded(tables.load(spark, table)))
+    recorded = (SyncState.parse(text) for _, text in _recorded(tables.load(spark, table)))
     return any(found is not None and found.commit == state.commit for found in recorded)
 
 
 def _recorded(loaded: Any) -> Iterator[tuple[Any, str]]:
     """Yield the snapshots that carry a state, newest first, and its JSON."""
     for snapshot in snapshots.ancestors(loaded):
-        text = snapshot.summary().get(PROPERTY)
+        text = snapshot.summary().get(SyncState.PROPERTY)
         if text is not None:
             yield snapshot, text
-
-
-def _parsed(text: str) -> SyncState | None:
-    try:
-        return SyncState.model_validate_json(text)
-    except ValidationError:
-        return None

@@ -26,10 +26,11 @@ from moodle_lakehouse.ingest import (
 )
 from moodle_lakehouse.ingest.committer import Committer, OvertakenError, SyncAgainError
 from moodle_lakehouse.ingest.connection_limit import ConnectionLimiter
-from moodle_lakehouse.ingest.moodle_tables import TablePlan, quoted
+from moodle_lakehouse.ingest.moodle_tables import TablePlan
 from moodle_lakehouse.ingest.source_sql import TableExtent
 from moodle_lakehouse.ingest.sync_state import SyncState
 from moodle_lakehouse.lake import job_runs, tables, writers
+from moodle_lakehouse.lake.table_names import quoted_name
 
 PIECE_ROWS = 250_000  # of one query of the Arrow reader
 # What a task may hold of the source at once, by the longest row there is; a row without long columns counts as ROW_BYTES.
@@ -275,7 +276,9 @@ class TableSync(ABC):
         ranges, id_column = self._ranges(probe), self.plan.id_column
         with self.limiter.take(max(1, len(ranges))):
             changes = self._changes(self._read(probe, ranges), probe).localCheckpoint()
-        ends = [F.min(quoted(id_column)), F.max(quoted(id_column))] if id_column else [F.lit(None), F.lit(None)]
+        ends = (
+            [F.min(quoted_name(id_column)), F.max(quoted_name(id_column))] if id_column else [F.lit(None), F.lit(None)]
+        )
         kinds = [
             F.count(F.when(F.col(writers.OPERATION) == kind, 1))
             for kind in (writers.INSERT, writers.UPDATE, writers.DELETE)
@@ -290,7 +293,7 @@ class TableSync(ABC):
         """Return the changes to the lake's rows, as writers.merge takes them: none for those that are equal."""
         lake = self.spark.table(self.table)
         new, key = schema_evolution.shaped(rows, lake.schema), list(self.plan.key)
-        every = [quoted(c) for c in lake.columns]
+        every = [quoted_name(c) for c in lake.columns]
         pairs = new.select(*key, F.struct(*every).alias("new")).join(
             self._compared_rows(lake, probe).select(*key, F.struct(*every).alias("old")),
             how="full_outer" if self._deletes_missing(probe) else "left_outer",
@@ -301,7 +304,7 @@ class TableSync(ABC):
             .when(F.col("new").isNull(), F.lit(writers.DELETE))
             .when(~F.col("new").eqNullSafe(F.col("old")), F.lit(writers.UPDATE))
         )
-        columns = [(F.col(quoted(c)) if c in key else F.col("new").getField(c)).alias(c) for c in lake.columns]
+        columns = [(F.col(quoted_name(c)) if c in key else F.col("new").getField(c)).alias(c) for c in lake.columns]
         different = pairs.withColumn(writers.OPERATION, operation).where(F.col(writers.OPERATION).isNotNull())
         return different.select(writers.OPERATION, *columns)
 

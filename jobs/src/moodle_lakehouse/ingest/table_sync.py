@@ -28,11 +28,12 @@ from moodle_lakehouse.errors import LakehouseError, SourceError, reason
 from moodle_lakehouse.ingest import mysql, read_plan, row_checksum, schema_evolution, source_sql
 from moodle_lakehouse.ingest.committer import SyncAgainError
 from moodle_lakehouse.ingest.connection_limit import ConnectionLimiter
-from moodle_lakehouse.ingest.moodle_tables import TablePlan, quoted
+from moodle_lakehouse.ingest.moodle_tables import TablePlan
 from moodle_lakehouse.ingest.source_sql import TableExtent
 from moodle_lakehouse.ingest.sync_state import SyncState
 from moodle_lakehouse.ingest.sync_steps import Differences, SourceProbe, TableResult, TableSync
 from moodle_lakehouse.lake import table_names, tables, writers
+from moodle_lakehouse.lake.table_names import quoted_name
 
 log = logging.getLogger(__name__)
 
@@ -150,14 +151,14 @@ class AppendSync(TableSync):
     def _is_as_recorded(self, state: SyncState, recent: str) -> bool:
         if state.checksum is None:
             return False
-        below = f"{recent} AND {quoted(self.plan.cursor or '')} <= {state.watermark}"
+        below = f"{recent} AND {quoted_name(self.plan.cursor or '')} <= {state.watermark}"
         with self._source() as cursor:
             return source_sql.checksum(cursor, self.plan, below) == state.checksum
 
     def _append(self, state: SyncState) -> TableResult:
         """Append the rows above the watermark in one commit: nothing is compared."""
         guard = writers.AppendGuard.of(self.committer.loaded, self.plan.cursor or "", state.watermark or 0)
-        above = f"{quoted(guard.key)} > {guard.watermark}"
+        above = f"{quoted_name(guard.key)} > {guard.watermark}"
         with self._source() as cursor:
             if not source_sql.count(cursor, self.plan, above):
                 return self._unchanged(state)
@@ -200,7 +201,7 @@ class AppendSync(TableSync):
         lake = self.spark.table(self.table)
         same = self.state.same_sql(self.plan) if self.state is not None else set(lake.columns)
         purged = lake.join(rows.select(*self.plan.key), how="left_anti", on=list(self.plan.key))
-        purged = purged.select(*[quoted(c) for c in lake.columns if c in same or c in self.plan.key])
+        purged = purged.select(*[quoted_name(c) for c in lake.columns if c in same or c in self.plan.key])
         return schema_evolution.shaped(purged, rows.schema).localCheckpoint()
 
     def _table_rows(self, cursor: Cursor, condition: str | None, extent: TableExtent) -> int:

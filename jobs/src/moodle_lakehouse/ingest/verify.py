@@ -26,9 +26,10 @@ from moodle_lakehouse.errors import ConfigError, LakehouseError
 from moodle_lakehouse.ingest import jdbc_reader, mysql, row_checksum, source_sql, suppression_list, sync_state
 from moodle_lakehouse.ingest.connection_limit import ConnectionLimiter
 from moodle_lakehouse.ingest.job import Source
-from moodle_lakehouse.ingest.moodle_tables import TablePlan, quoted
+from moodle_lakehouse.ingest.moodle_tables import TablePlan
 from moodle_lakehouse.ingest.row_checksum import RowsChecksum
 from moodle_lakehouse.lake import job_runs, snapshots, table_names, tables, worker_pool
+from moodle_lakehouse.lake.table_names import quoted_name
 
 RANGES = 256  # of a table whose checksums are compared first
 MIN_RANGE_IDS = 1_000  # no range is narrower
@@ -185,10 +186,10 @@ class _TableCheck:
             return self._check_whole()
         bottom, top, lake_rows = self._extent(self.lake)
         bound = self._bound(top)
-        condition = None if bound is None else f"{quoted(self.key)} <= {bound}"
+        condition = None if bound is None else f"{quoted_name(self.key)} <= {bound}"
         with self.limiter.take(1), mysql.connect(self.config.moodle) as cursor:
             extent = source_sql.extent(cursor, self.plan, condition)
-            arrived = 0 if bound is None else source_sql.count(cursor, self.plan, f"{quoted(self.key)} > {bound}")
+            arrived = 0 if bound is None else source_sql.count(cursor, self.plan, f"{quoted_name(self.key)} > {bound}")
             ends = [end for end in (bottom, top, extent.low, extent.high) if end is not None]
             parts = _IdRanges.of(self.key, min(ends, default=0), max(ends, default=0))
             source = self._require(source_sql.checksums(cursor, self.plan, condition, parts.sql))
@@ -239,7 +240,7 @@ class _TableCheck:
 
     def _extent(self, lake: DataFrame) -> tuple[int | None, int | None, int]:
         """Return the least and greatest id and the number of rows, from the files' statistics."""
-        row = lake.agg(F.min(quoted(self.key or "")), F.max(quoted(self.key or "")), F.count("*")).first()
+        row = lake.agg(F.min(quoted_name(self.key or "")), F.max(quoted_name(self.key or "")), F.count("*")).first()
         assert row is not None
         return row[0], row[1], row[2]
 
@@ -298,9 +299,9 @@ class _TableCheck:
 
     def _compare_rows(self, conditions: list[str]) -> DataFrame:
         """Grain: an id, under the conditions, of source or lake. Columns id, kind (null: equal), copies in the lake."""
-        key = quoted(self.key or "")
+        key = quoted_name(self.key or "")
         row_hash = row_checksum.sql_hash(self.plan)
-        query = f"SELECT {key}, {row_hash} AS h FROM {quoted(self.plan.source)}{self.plan.where()}"
+        query = f"SELECT {key}, {row_hash} AS h FROM {quoted_name(self.plan.source)}{self.plan.where()}"
         schema = f"{key} BIGINT, h STRING"
         source = jdbc_reader.read_query(self.spark, self.config.moodle, query, schema, conditions)
         source = source.withColumnRenamed(self.key or "", "id")
@@ -330,11 +331,11 @@ class _IdRanges:
 
     @property
     def sql(self) -> str:
-        return f"({quoted(self.key)} - {self.base}) DIV {self.width}"
+        return f"({quoted_name(self.key)} - {self.base}) DIV {self.width}"
 
     @property
     def column(self) -> Column:
-        return F.expr(f"(CAST({quoted(self.key)} AS BIGINT) - {self.base}) DIV {self.width}")
+        return F.expr(f"(CAST({quoted_name(self.key)} AS BIGINT) - {self.base}) DIV {self.width}")
 
     def ends(self, first: int, last: int | None = None) -> tuple[int, int]:
         """Return the least and greatest id of a part, or of neighbours from the first to the last."""
@@ -349,8 +350,8 @@ class _IdRanges:
             else:
                 neighbours.append([part, part])
         ranges = [self.ends(first, last) for first, last in neighbours]
-        inside = " OR ".join(f"{quoted(self.key)} BETWEEN {low} AND {high}" for low, high in ranges)
-        return f"({inside})" if bound is None else f"({inside}) AND {quoted(self.key)} <= {bound}"
+        inside = " OR ".join(f"{quoted_name(self.key)} BETWEEN {low} AND {high}" for low, high in ranges)
+        return f"({inside})" if bound is None else f"({inside}) AND {quoted_name(self.key)} <= {bound}"
 
 
 def _rows_that_differ(rows: DataFrame, kinds: Iterable[str]) -> Iterator[Difference]:

@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar, Self
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pyspark.sql import SparkSession
 
 from moodle_lakehouse.lake import table_names
 
 RUN_ID = "lakehouse.run-id"  # in the summary of every snapshot
+
+
+class Record(BaseModel):
+    """What a job records in a snapshot's summary, as JSON under PROPERTY.
+
+    Releases may differ in their keys: an unknown one is ignored, a missing one has its default.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    PROPERTY: ClassVar[str]
+
+    def summary(self) -> dict[str, str]:
+        """Return the properties of the snapshot that carries this record."""
+        return {self.PROPERTY: self.model_dump_json()}
+
+    @classmethod
+    def parse(cls, text: str | None) -> Self | None:
+        """Return the record of a property's text; None where there is none, or none that this release can use."""
+        try:
+            return None if text is None else cls.model_validate_json(text)
+        except ValidationError:
+            return None
+
+    @classmethod
+    def of(cls, loaded: Any) -> Self | None:
+        """Return the record among the newest records of a loaded table, as parse() does."""
+        return cls.parse(records(loaded).get(cls.PROPERTY))
 
 
 def snapshot_id(loaded: Any) -> int | None:

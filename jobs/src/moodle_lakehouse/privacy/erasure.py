@@ -30,9 +30,10 @@ from moodle_lakehouse.config import Config
 from moodle_lakehouse.curated import raw_tables, users
 from moodle_lakehouse.errors import LakehouseError, bullet_list
 from moodle_lakehouse.ingest import moodle_tables, mysql, suppression_list
-from moodle_lakehouse.ingest.moodle_tables import Catalogue, MoodleTable, PersonColumn, person_columns, quoted
+from moodle_lakehouse.ingest.moodle_tables import Catalogue, MoodleTable, PersonColumn, person_columns
 from moodle_lakehouse.lake import contracts, files, job_runs, snapshots, table_names, tables, worker_pool, writers
 from moodle_lakehouse.lake.contracts import Contract, Person
+from moodle_lakehouse.lake.table_names import quoted_name
 from moodle_lakehouse.privacy import file_scan
 from moodle_lakehouse.privacy.file_scan import CURRENT, LEFTOVER, People, Scan
 
@@ -97,9 +98,10 @@ def run(spark: SparkSession, config: Config, ids: Sequence[int]) -> Erasure:
         who, active = people(config, ids), _active(spark, ids)
         tables.ensure_namespaces(spark)
         suppression_list.remember(spark, config.privacy.key(), ids)
-        before = file_scan.scan(spark, who, rules(spark, config))
-        done = _erase_all(spark, who, before, rules(spark, config))
-        after = file_scan.scan(spark, who, rules(spark, config))
+        known = rules(spark, config)
+        before = file_scan.scan(spark, who, known)
+        done = _erase_all(spark, who, before, known)
+        after = file_scan.scan(spark, who, known)
         job.detail.update(
             people=len(who.ids), tables={t.table: [t.deleted, t.cleared] for t in done}, files=after.files
         )
@@ -146,7 +148,7 @@ def possible_people(spark: SparkSession, config: Config, ids: Sequence[int]) -> 
         declared = {*known.numbers, *(c.name for c in known.person)}
         unknown = [f.name for f in df.schema.fields if _is_whole(f.dataType) and f.name not in declared]
         if unknown:
-            counts = df.agg(*[F.count_if(F.col(quoted(c)).isin(*ids)).alias(c) for c in unknown]).first()
+            counts = df.agg(*[F.count_if(F.col(quoted_name(c)).isin(*ids)).alias(c) for c in unknown]).first()
             found += [PossiblePerson(name, c, counts[c]) for c in unknown if counts is not None and counts[c]]
     return tuple(found)
 
@@ -213,7 +215,7 @@ def _erase(
             deleted = _change(spark, table, f"DELETE FROM {place} WHERE {' OR '.join(rows)}")
         if mentions:
             values = ", ".join(
-                f"{quoted(rule.name)} = CASE WHEN {mentions[rule.name]} THEN {_cleared(rule, who)} ELSE {quoted(rule.name)} END"
+                f"{quoted_name(rule.name)} = CASE WHEN {mentions[rule.name]} THEN {_cleared(rule, who)} ELSE {quoted_name(rule.name)} END"
                 for rule in named
                 if rule.mentioned
             )
@@ -232,7 +234,7 @@ def _candidates(columns: Mapping[str, T.DataType]) -> list[str]:
 
 def _condition(rule: PersonColumn, columns: Mapping[str, T.DataType], who: People, table: str) -> str:
     if rule.is_log_text:
-        return f"{quoted(rule.name)} RLIKE {_literal(who.log_pattern)}"
+        return f"{quoted_name(rule.name)} RLIKE {_literal(who.log_pattern)}"
     if not isinstance(columns[rule.name], T.StringType):
         return rule.condition([str(i) for i in who.ids])
     words = who.hashes if table.startswith(table_names.raw("")) else who.pseudonyms
@@ -241,7 +243,7 @@ def _condition(rule: PersonColumn, columns: Mapping[str, T.DataType], who: Peopl
 
 def _cleared(rule: PersonColumn, who: People) -> str:
     return (
-        f"regexp_replace({quoted(rule.name)}, {_literal(who.log_pattern)}, 'userid erased')"
+        f"regexp_replace({quoted_name(rule.name)}, {_literal(who.log_pattern)}, 'userid erased')"
         if rule.is_log_text
         else "NULL"
     )
