@@ -5,8 +5,14 @@
 //	minio-setup heal                               prints {"objects": 8, "healed": 2, "removed": 1, "failed": []}
 //	minio-setup health                             exit status 0 when the server is up
 //
-// Document: {"buckets": ["b"], "policies": {"p": {...}}, "users": [{"name": "u", "secret": "...", "policies": ["p"]}]}
-// Nothing is deleted. A user's secret is replaced when the server refuses it; its policies become exactly those listed.
+// The document:
+//
+//	{"buckets": ["b"], "policies": {"p": {...}},
+//	 "users": [{"name": "u", "access_key": "...", "secret": "...", "policies": ["p"]}]}
+//
+// The server knows a user by its access key, which is a secret, too: name is what messages call it. A user's secret is replaced
+// when the server refuses it; its policies become exactly those listed. Users and policies that the document does not name are
+// removed, and so is every key that was derived from a user's or from root's (service accounts). Buckets and objects are not.
 //
 // heal gives every host of a distributed store its part of every object: after a host was away, or came back empty. It
 // counts the objects, those that lacked a part, those whose last leftovers it removed because they were deleted in the
@@ -16,12 +22,15 @@
 package main
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -37,9 +46,10 @@ import (
 )
 
 type user struct {
-	Name     string   `json:"name"`
-	Secret   string   `json:"secret"`
-	Policies []string `json:"policies"`
+	Name      string   `json:"name"`
+	AccessKey string   `json:"access_key"`
+	Secret    string   `json:"secret"`
+	Policies  []string `json:"policies"`
 }
 
 type document struct {
@@ -173,6 +183,9 @@ func apply(server *url.URL, transport *http.Transport, check bool) error {
 		if err := s.user(ctx, u); err != nil {
 			return fmt.Errorf("user %s: %w", u.Name, err)
 		}
+	}
+	if err := s.remove(ctx, want); err != nil {
+		return fmt.Errorf("what the document does not name: %w", err)
 	}
 	return json.NewEncoder(os.Stdout).Encode(result{Changed: len(s.changes) > 0, Changes: s.changes})
 }
@@ -374,7 +387,7 @@ func (s *setup) policy(ctx context.Context, name string, want json.RawMessage) e
 }
 
 func (s *setup) user(ctx context.Context, want user) error {
-	have, err := s.admin.GetUserInfo(ctx, want.Name)
+	have, err := s.admin.GetUserInfo(ctx, want.AccessKey)
 	if err != nil && madmin.ToErrorResponse(err).Code != "XMinioAdminNoSuchUser" {
 		return err
 	}
@@ -384,7 +397,7 @@ func (s *setup) user(ctx context.Context, want user) error {
 		if known {
 			note = "user " + want.Name + " got a new secret"
 		}
-		err := s.change(note, func() error { return s.admin.AddUser(ctx, want.Name, want.Secret) })
+		err := s.change(note, func() error { return s.admin.AddUser(ctx, want.AccessKey, want.Secret) })
 		if err != nil {
 			return err
 		}
@@ -400,13 +413,86 @@ func (s *setup) user(ctx context.Context, want user) error {
 	}
 	// Of all ways to say so, this one needs no encrypted answer (see the build for what that would cost).
 	return s.change("user "+want.Name+" got its policies", func() error {
-		return s.admin.SetPolicy(ctx, strings.Join(wanted, ","), want.Name, false)
+		return s.admin.SetPolicy(ctx, strings.Join(wanted, ","), want.AccessKey, false)
 	})
+}
+
+// builtIn are the policies that every MinIO has; nobody is given one.
+var builtIn = []string{"consoleAdmin", "diagnostics", "readonly", "readwrite", "writeonly"}
+
+// remove takes away what the document does not name: users first, for a policy that one of them has cannot go.
+func (s *setup) remove(ctx context.Context, want document) error {
+	users, err := s.exported(ctx, "users.json")
+	if err != nil {
+		return err
+	}
+	for _, key := range users {
+		if slices.ContainsFunc(want.Users, func(u user) bool { return u.AccessKey == key }) {
+			continue
+		}
+		err := s.change("user "+key+" removed", func() error { return s.admin.RemoveUser(ctx, key) })
+		if err != nil {
+			return err
+		}
+	}
+	// Those of removed users went with them.
+	accounts, err := s.exported(ctx, "svcaccts.json")
+	if err != nil {
+		return err
+	}
+	for _, key := range accounts {
+		err := s.change("service account "+key+" removed", func() error { return s.admin.DeleteServiceAccount(ctx, key) })
+		if err != nil {
+			return err
+		}
+	}
+	policies, err := s.admin.ListCannedPolicies(ctx)
+	if err != nil {
+		return err
+	}
+	for _, policy := range slices.Sorted(maps.Keys(policies)) {
+		if _, named := want.Policies[policy]; named || slices.Contains(builtIn, policy) {
+			continue
+		}
+		err := s.change("policy "+policy+" removed", func() error { return s.admin.RemoveCannedPolicy(ctx, policy) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// exported returns the sorted names in a file of what the server knows about identities. Of all ways to list users this one
+// needs no encrypted answer (see the build for what that would cost); it comes by the loopback address.
+func (s *setup) exported(ctx context.Context, name string) ([]string, error) {
+	stream, err := s.admin.ExportIAM(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer stream.Close()
+	content, err := io.ReadAll(stream)
+	if err != nil {
+		return nil, err
+	}
+	archive, err := zip.NewReader(bytes.NewReader(content), int64(len(content)))
+	if err != nil {
+		return nil, err
+	}
+	file, err := archive.Open("iam-assets/" + name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	entries := map[string]json.RawMessage{}
+	if err := json.NewDecoder(file).Decode(&entries); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return slices.Sorted(maps.Keys(entries)), nil
 }
 
 // authenticates tells whether the server knows the user by this secret; what the user may do does not matter.
 func (s *setup) authenticates(ctx context.Context, u user) bool {
-	client, err := s.client(u.Name, u.Secret)
+	client, err := s.client(u.AccessKey, u.Secret)
 	if err != nil {
 		return false
 	}
