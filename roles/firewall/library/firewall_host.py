@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ description: Reads only.
 options:
   unit: {type: path, required: true, description: The unit that loads the rules at boot.}
   ask_sshd: {type: bool, required: true, description: Whether sshd's ports are looked for.}
+  names: {type: list, elements: str, default: [], description: Names that may be this host's own.}
 """
 
 RETURN = """
@@ -25,6 +28,7 @@ iptables: {type: bool, description: Whether iptables is installed.}
 unit: {type: bool, description: Whether the unit is there.}
 sshd_ports: {type: list, elements: int, description: The TCP ports that sshd listens on, but for this host alone.}
 ansible_ports: {type: list, elements: int, description: The one that Ansible came by, if it came by ssh.}
+own_names: {type: list, elements: str, description: The names that lead to this host itself.}
 """
 
 PROC = Path("/proc")
@@ -85,12 +89,23 @@ def came_by() -> Iterator[int]:
         process = parent_of(process)
 
 
+def is_own(name: str) -> bool:
+    """Return whether a name leads to this host itself; Debian's installer lets its own lead to loopback."""
+    with contextlib.suppress(OSError):
+        for family, _, _, _, address in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM):
+            with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.bind((address[0], 0, *address[2:]))
+                return True
+    return False
+
+
 def main() -> None:
     """Run the command."""
     module = AnsibleModule(
         argument_spec={
             "unit": {"type": "path", "required": True},
             "ask_sshd": {"type": "bool", "required": True},
+            "names": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -108,6 +123,7 @@ def main() -> None:
         unit=os.path.exists(module.params["unit"]),
         sshd_ports=sorted(ports),
         ansible_ports=list(came_by()),
+        own_names=[name for name in module.params["names"] if is_own(name)],
     )
 
 
