@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from conftest import URL
+from conftest import URL, USER
 from playwright.sync_api import BrowserContext, Page, expect
 
 
@@ -36,3 +36,10 @@ def test_registered_model(page: Page) -> None:
     expect(page.get_by_text("champion").first).to_be_visible()
     page.get_by_role("link", name=re.compile(r"^Version \d+$")).first.click()
     expect(page.get_by_text("AUC / Brier score").first).to_be_attached()
+
+
+def test_signed_in(page: Page) -> None:
+    """MLflow knows who edge let in, and asks for no password of its own."""
+    page.goto(f"{URL}/mlflow/#/account")
+    expect(page.get_by_text(f"Logged in as {USER}")).to_be_visible()
+    expect(page.get_by_text(re.compile("change password|log ?out", re.IGNORECASE))).to_have_count(0)

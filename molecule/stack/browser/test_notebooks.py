@@ -17,9 +17,7 @@ QUERY, TOUR = 90_000, 180_000
 def leave_no_trace(host: Callable[..., str]) -> Iterator[None]:
     """Remove what a test leaves in Lab: its files, and the tabs that Lab would open again."""
     yield
-    trace = (
-        "rm -rf /home/spark/notebooks/Untitled*.ipynb /home/spark/notebooks/made-* /home/spark/.jupyter/lab/workspaces"
-    )
+    trace = "cd /home/notebooks && rm -rf notebooks/Untitled*.ipynb notebooks/made-* .jupyter/lab/workspaces"
     host("docker", "exec", "jupyterlab", "sh", "-c", trace)
 
 
