@@ -1,4 +1,4 @@
-"""The tracking server in one process, and its pages as this server is used.
+"""The tracking server in one process, with its users behind edge (guard.py), and its pages as this server is used.
 
 `mlflow server` prepares the database and then starts a second Python with the same 200 MB of libraries for the requests,
 while it waits itself. Here it becomes that server: half the memory, half the start. Further processes (MLFLOW_WORKERS)
@@ -10,17 +10,19 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+import guard
+
 # Routes are made while MLflow is imported; its command would set this for the second process only.
 os.environ["_MLFLOW_STATIC_PREFIX"] = os.environ.get("MLFLOW_STATIC_PREFIX", "")
 
 import mlflow.server
 import uvicorn.main
-from flask import Response, jsonify
+from flask import Response
 from mlflow.cli import cli
 from mlflow.server import app
-from mlflow.server.handlers import _get_ajax_path
 
 HEAD = Path(__file__).with_name("head.html").read_text()
+USERS_APP = "mlflow.server.auth:create_app"
 
 
 def page() -> Response:
@@ -29,20 +31,19 @@ def page() -> Response:
     return Response(html.replace("<script", f"{HEAD}<script", 1), headers={"Cache-Control": "no-cache"})
 
 
-def user() -> Response:
-    """Answer each page's question who is signed in: edge knows, MLflow has no users of its own."""
-    return jsonify(user=None, is_basic_auth=False)
-
-
 def become(command: list[str], extra_env: dict[str, str], **_: Any) -> NoReturn:
-    """Run what should be started: python -m uvicorn OPTIONS."""
+    """Run what should be started, python -m uvicorn OPTIONS, with MLflow's app of users behind the door."""
     os.environ.update(extra_env)
-    uvicorn.main.main(args=command[command.index("uvicorn") + 1 :], standalone_mode=False)
+    if command[-1] != USERS_APP:
+        sys.exit(f"mlflow: {command[-1]} would be served, and not {USERS_APP}, which knows users")
+    guard.register_users()  # here, once, and not in each of several processes
+    uvicorn.main.main(args=[*command[command.index("uvicorn") + 1 : -1], "guard:create"], standalone_mode=False)
     sys.exit(0)
 
 
 app.view_functions["serve"] = page
-app.add_url_rule(_get_ajax_path("/mlflow/users/current"), "user", user)
 mlflow.server._exec_cmd = become
 if __name__ == "__main__":
-    cli(["server", "--host", "0.0.0.0", "--port", "5000", *sys.argv[1:]])
+    guard.read_secret()
+    guard.settings(os.environ["MLFLOW_BACKEND_STORE_URI"])
+    cli(["server", "--host", "0.0.0.0", "--port", "5000", "--app-name", "basic-auth", *sys.argv[1:]])
