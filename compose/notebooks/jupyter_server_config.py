@@ -10,7 +10,7 @@ c.ServerApp.ip = "0.0.0.0"
 c.ServerApp.port = 8888
 c.ServerApp.port_retries = 0
 c.ServerApp.open_browser = False
-c.ServerApp.root_dir = "/home/spark/notebooks"
+c.ServerApp.root_dir = "/home/notebooks/notebooks"
 c.ServerApp.base_url = os.environ.get("JUPYTER_BASE_URL") or "/"
 c.ServerApp.allow_remote_access = True
 c.ServerApp.trust_xheaders = True
@@ -20,4 +20,4 @@ c.ServerApp.allow_unauthenticated_access = False
 c.ServerApp.terminado_settings = {"shell_command": ["/bin/bash"]}
 
 c.ServerProxy.servers = pages.SERVERS
-pages.lead_to_history()
+pages.tell_of_the_end()

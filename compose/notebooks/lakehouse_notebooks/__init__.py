@@ -7,9 +7,9 @@ from typing import Any
 
 def load_ipython_extension(shell: Any) -> None:
     """Set up a kernel: its memory, %sql and %pip, and what Spark and MLflow do once they are imported."""
-    from lakehouse_notebooks import frames, limits, mlflow, packages, spark, sql
+    from lakehouse_notebooks import frames, limits, mlflow, packages, readonly, spark, sql
 
-    for module in (limits, packages, spark, frames, sql, mlflow):
+    for module in (limits, packages, spark, frames, sql, mlflow, readonly):
         module.register(shell)
     shell.set_custom_exc((MemoryError, ConnectionRefusedError), show)
 

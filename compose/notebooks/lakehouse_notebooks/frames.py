@@ -13,7 +13,7 @@ from lakehouse_notebooks.imported import when_imported
 
 ADVICE = (
     "Fetch less: aggregate or filter in Spark first, select fewer columns, take a sample with .limit(n), or keep the result as a "
-    'table with df.writeTo("sandbox.name").create(). toPandas() takes much less than collect(). More memory: '
+    'table with df.writeTo("sandbox.default.name").create(). toPandas() takes much less than collect(). More memory: '
     "lakehouse_memory_mb of the inventory, or a larger host."
 )
 

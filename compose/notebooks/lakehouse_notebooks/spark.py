@@ -12,17 +12,30 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lakehouse_notebooks import frames, limits
+from lakehouse_notebooks import frames, limits, readonly
 from lakehouse_notebooks.imported import when_imported
 
 # On a cluster Hadoop is told to read and write files by a class of this name, which does not exist.
 NO_FILES = "lakehouse.FilesAreNotShared"
 
 FILES_ADVICE = (
-    "Spark runs on the cluster, whose workers do not see the files of this notebook: it can neither read nor write them.\n"
-    "To read one, use pandas: spark.createDataFrame(pandas.read_csv(...)). To keep data, write a table of the lake: "
-    'df.writeTo("sandbox.name").create(). To keep a model, use scikit-learn or XGBoost, whose models are whole here and in '
+    "Spark runs on a cluster, whose workers do not see the files of this notebook: it can neither read nor write them.\n"
+    "To read one, use pandas: spark.createDataFrame(pandas.read_csv(...)). To keep data, write a table of the sandbox: "
+    'df.writeTo("sandbox.default.name").create(). To keep a model, use scikit-learn or XGBoost, whose models are whole here and in '
     "MLflow; one of Spark ML would leave its parts on the workers."
+)
+
+
+# Iceberg reads and writes the object store itself; what Hadoop lists there, it cannot.
+NO_CLIENT = 'No FileSystem for scheme "s3"'
+NO_CLIENT_ADVICE = (
+    "Spark reads and writes tables in the object store, not files. CALL sandbox.system.remove_orphan_files lists them by "
+    "Iceberg's own client when it is told prefix_listing => true."
+)
+# A table's name in a catalog whose namespace was left out
+NO_NAMESPACE = "Invalid table identifier"
+NO_NAMESPACE_ADVICE = (
+    "A table has three names: catalog, namespace and its own. Your own tables are sandbox.default.NAME."
 )
 
 
@@ -34,16 +47,14 @@ class FileNotSharedError(Exception):
 
 
 def page(context: Any) -> str | None:
-    """Return an application's page for browsers: behind Jupyter when Spark runs here, at the master when on the cluster."""
+    """Return an application's page for browsers: behind Jupyter, wherever its tasks run."""
     own = context._jsc.sc().uiWebUrl()
     if not own.nonEmpty():
         return None
     public = os.environ.get("LAKEHOUSE_PUBLIC_URL")
     if not public:
         return str(own.get())
-    if context.master.startswith("local"):
-        return f"{public}{os.environ.get('JUPYTER_BASE_URL', '')}/spark-{urlsplit(own.get()).port}/"
-    return f"{public}/spark/proxy/{context.applicationId}/"
+    return f"{public}{os.environ.get('JUPYTER_BASE_URL', '')}/spark-{urlsplit(own.get()).port}/"
 
 
 def session() -> Any:
@@ -70,9 +81,24 @@ def words(error: BaseException) -> str:
     text = re.split(r"\n\s*at |\nDriver stacktrace:|\n\nJVM stacktrace:|;\n(?=[ +:']*[A-Za-z])", text, maxsplit=1)[0]
     text = re.sub(r"^(?:[a-z]\w*\.)+(\w+): ", "", text.strip())
     text = re.sub(r"(Job aborted due to stage failure: )Task .*? most recent failure: Lost task [^:]*: ", r"\1", text)
-    if "spark.driver.maxResultSize" in text:
-        text = f"{text}\n{frames.ADVICE}"
+    if text == "Forbidden: Forbidden":  # of a question whether something exists, whose answer has no words
+        text = f"Forbidden: this is not among what analysts read. {readonly.ADVICE}"
+    for said, advice in (
+        ("spark.driver.maxResultSize", frames.ADVICE),
+        (NO_CLIENT, NO_CLIENT_ADVICE),
+        (NO_NAMESPACE, NO_NAMESPACE_ADVICE),
+    ):
+        if said in text:
+            text = f"{text}\n{advice}"
     return text
+
+
+def _is_refused_write(java: Any) -> bool:
+    """Tell whether the object store refused to write a file, here or in a task, whose trace is part of the message."""
+    from pyspark import SparkContext
+
+    trace = SparkContext._jvm.org.apache.spark.util.Utils.exceptionString(java)
+    return all(word in trace for word in ("awssdk.services.s3", "Status Code: 403", "S3OutputStream"))
 
 
 def has_ended() -> bool:
@@ -183,6 +209,8 @@ def _in_errors(module: Any) -> None:
             if NO_FILES in str(cause.toString()):
                 return FileNotSharedError(FILES_ADVICE)
             cause = cause.getCause()
+        if _is_refused_write(error):
+            return readonly.ReadOnlyError(readonly.ADVICE)
         return convert(error)
 
     module.convert_exception = converted

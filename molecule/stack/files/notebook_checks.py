@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import os
 import shutil
@@ -17,8 +18,10 @@ from typing import Any
 from jupyter_client.manager import start_new_kernel
 from lakehouse_notebooks import limits, spark, sql
 
-FOLDER = Path("/home/spark/notebooks/checks")
+FOLDER = Path("/home/notebooks/notebooks/checks")
 PUBLIC = os.environ["LAKEHOUSE_PUBLIC_URL"]
+TOKEN = Path(os.environ["JUPYTER_TOKEN_FILE"]).read_text(encoding="utf-8").strip()
+READ_ONLY = ("The main catalog is read-only for analysts", "sandbox.default.NAME", "load_catalog(")
 
 
 @dataclass
@@ -91,16 +94,16 @@ def words() -> None:
     assert "&lt;b&gt;" in sql.Result(["a"], [["<b>"]], cut=False)._repr_html_()
 
 
+def ask(path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
+    """Send a request to Jupyter."""
+    connection = http.client.HTTPConnection("127.0.0.1", 8888, timeout=20)
+    connection.request(method, os.environ["JUPYTER_BASE_URL"] + path, headers=headers)
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode("utf-8", "replace")
+
+
 def edge_alone() -> None:
     """Jupyter answers whoever has edge's token, has it in no page, and stays guarded against other sites' pages."""
-    token = Path(os.environ["JUPYTER_TOKEN_FILE"]).read_text(encoding="utf-8").strip()
-
-    def ask(path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", 8888, timeout=20)
-        connection.request(method, os.environ["JUPYTER_BASE_URL"] + path, headers=headers)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode("utf-8", "replace")
-
     socket = {
         "Connection": "Upgrade",
         "Upgrade": "websocket",
@@ -110,16 +113,16 @@ def edge_alone() -> None:
     for given in (
         {},
         {"Authorization": "token wrong"},
-        {"Authorization": f"Bearer {token}"},
-        {"Cookie": f"token={token}"},
+        {"Authorization": f"Bearer {TOKEN}"},
+        {"Cookie": f"token={TOKEN}"},
     ):
-        for path in ("/lab", "/api/contents", "/api/kernels", "/spark-4040/", f"/lab?token={token}"):
+        for path in ("/lab", "/api/contents", "/api/kernels", "/spark-4040/", f"/lab?token={TOKEN}"):
             status, _ = ask(path, **given)
             assert status in (401, 403), f"{path} with {list(given)}: {status}"
         for path in ("/terminals/websocket/1", "/api/events/subscribe"):
             status, _ = ask(path, **given, **socket)
             assert status in (401, 403), f"{path} with {list(given)}: {status}"
-    known = {"Authorization": f"token {token}"}
+    known = {"Authorization": f"token {TOKEN}"}
     status, page = ask("/lab", **known)
     assert status == 200, status
     assert '"token": ""' in page, "the page holds a token"
@@ -139,7 +142,7 @@ def sql_cells(kernel: Kernel) -> None:
     assert "there are more" in done.html, done
     assert kernel.ok("courses.count() > 2, type(courses).__name__").text == "(True, 'DataFrame')"
     assert "\n41 " in kernel.ok("answer = 41\n%sql SELECT {answer} AS a, {answer} + 1 AS b FROM {courses} LIMIT 1").text
-    assert kernel.ok("%sql CREATE NAMESPACE IF NOT EXISTS sandbox").html == ""
+    assert kernel.ok("%sql CREATE NAMESPACE IF NOT EXISTS sandbox.default").html == ""
     kernel.run("%sql SELECT * FROM nothing.there").failed_with("[TABLE_OR_VIEW_NOT_FOUND]", "`nothing`.`there`")
     kernel.run("%%sql\nSELEC 1").failed_with("[PARSE_SYNTAX_ERROR]")
     kernel.run("%sql SELECT raise_error('as it was said')").failed_with("as it was said")
@@ -148,6 +151,13 @@ def sql_cells(kernel: Kernel) -> None:
     kernel.run("spark.table('nothing.there')").failed_with("[TABLE_OR_VIEW_NOT_FOUND]")
     kernel.run("spark.sql(\"SELECT raise_error('as it was said')\").show()").failed_with("as it was said")
     assert f'href="{PUBLIC}/jupyter/spark-40' in kernel.ok("spark").html
+    # The application's pages and ports are for this container, from which Jupyter passes them on.
+    listening = {line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if " 0A " in line}
+    beyond = {int(place[-4:], 16) for place in listening if not place.startswith("0100007F")} - {8888}
+    own = {
+        port for port in beyond if not any(place == f"0B00007F:{port:04X}" for place in listening)
+    }  # Docker's resolver
+    assert not own, f"ports that others reach: {own}"
 
 
 def catalogs(kernel: Kernel) -> None:
@@ -155,6 +165,87 @@ def catalogs(kernel: Kernel) -> None:
     for name in ("", "'default'", "'lakehouse'"):
         cell = f"from pyiceberg.catalog import load_catalog\nload_catalog({name}).load_table('curated.dim_course').scan().count()"
         assert int(kernel.ok(cell).text) > 2
+    assert "('default',)" in kernel.ok("load_catalog('sandbox').list_namespaces()").text
+
+
+def read_only(kernel: Kernel) -> None:
+    """Whoever writes to the main catalog, by whatever means, is told where to write instead, and nothing changes."""
+    course = "curated.dim_course"
+    prepare = f"""
+lake = load_catalog()
+table = lake.load_table("{course}")
+rows = table.scan().to_arrow()
+frame = spark.table("{course}")
+snapshot, metadata = table.current_snapshot(), table.metadata_location
+"""
+    kernel.ok(prepare)
+    for cell in (
+        "%sql CREATE TABLE curated.mine AS SELECT 1 AS a",
+        "%sql CREATE TABLE curated.mine (a INT)",
+        "%sql CREATE VIEW curated.mine AS SELECT 1 AS a",
+        "%sql CREATE NAMESPACE mine",
+        f"%sql INSERT INTO {course} SELECT * FROM {course}",
+        f"%%sql\nUPDATE {course} SET shortname = 'x'",
+        f"%%sql\nDELETE FROM {course} WHERE courseid > 1",
+        f"%sql DELETE FROM {course}",
+        f"%%sql\nMERGE INTO {course} t USING {course} s ON t.courseid = s.courseid WHEN MATCHED THEN UPDATE SET t.shortname = 'x'",
+        f"%sql ALTER TABLE {course} CREATE BRANCH mine",
+        f"%sql ALTER TABLE {course} ADD COLUMN mine INT",
+        f"%sql DROP TABLE {course} PURGE",
+        f"%sql CALL lakehouse.system.rewrite_data_files(table => '{course}', options => map('rewrite-all', 'true'))",
+        f"%sql CALL lakehouse.system.expire_snapshots('{course}', TIMESTAMP '2035-01-01 00:00:00', 1)",
+        "spark.range(3).writeTo('curated.mine').create()",
+        f"frame.writeTo('{course}').append()",
+        f"frame.write.mode('overwrite').insertInto('{course}')",
+        "table.append(rows)",
+        "table.overwrite(rows)",
+        "table.delete()",
+        "table.delete('courseid > 1')",
+        "with table.transaction() as transaction:\n    transaction.append(rows)",
+        "with table.transaction() as transaction:\n    transaction.set_properties(mine='1')",
+        "lake.create_table('curated.mine', table.schema())",
+        f"lake.drop_table('{course}')",
+        f"lake.rename_table('{course}', 'curated.mine')",
+        "lake.create_namespace('mine')",
+    ):
+        kernel.run(cell).failed_with(*READ_ONLY)
+    kernel.ok(f"assert lake.load_table('{course}').metadata_location == metadata")
+    for cell in ("%sql SELECT * FROM raw.user", "spark.table('raw.user').count()", "lake.load_table('raw.user')"):
+        kernel.run(cell).failed_with("Analysts read the namespaces curated, features and marts")
+
+
+def sandbox(kernel: Kernel) -> None:
+    """Tables of one's own: made by Spark, %sql and PyIceberg, each seen by the others; and what is easily got wrong."""
+    for name in ("numbers", "people"):
+        kernel.ok(f"%sql DROP TABLE IF EXISTS sandbox.default.checks_{name} PURGE")
+    kernel.ok("spark.range(3).writeTo('sandbox.default.checks_numbers').create()")
+    kernel.ok("%sql INSERT INTO sandbox.default.checks_numbers VALUES (7)")
+    kernel.ok("""
+mine = load_catalog("sandbox")
+numbers = mine.load_table("default.checks_numbers")
+numbers.append(numbers.scan(row_filter="id = 7").to_arrow())
+import pyarrow
+schema = pyarrow.schema([pyarrow.field("id", pyarrow.int32(), nullable=False), pyarrow.field("name", pyarrow.string())])
+people = mine.create_table("default.checks_people", schema)
+people.append(pyarrow.Table.from_pylist([{"id": 1, "name": "a"}, {"id": 2, "name": "b"}], schema))
+done = people.upsert(pyarrow.Table.from_pylist([{"id": 2, "name": "c"}, {"id": 3, "name": "d"}], schema), join_cols=["id"])
+assert (done.rows_updated, done.rows_inserted) == (1, 1)
+""")
+    assert "\n5 " in kernel.ok("%sql SELECT count(*) AS n, max(id) AS most FROM sandbox.default.checks_numbers").text
+    # A view joins what is one's own with the lake.
+    kernel.ok("""%%sql
+CREATE OR REPLACE VIEW sandbox.default.checks_view AS
+SELECT p.name, c.courseid FROM sandbox.default.checks_people p CROSS JOIN lakehouse.curated.dim_course c""")
+    assert int(kernel.ok("spark.table('sandbox.default.checks_view').count()").text) > 8
+    # Lists of files are made by Iceberg's own client: Spark has no other for the object store.
+    orphans = "CALL sandbox.system.remove_orphan_files(table => 'default.checks_numbers'"
+    kernel.run(f"%sql {orphans})").failed_with("prefix_listing => true")
+    kernel.ok(f"%sql {orphans}, prefix_listing => true)")
+    for cell in ("%sql CREATE TABLE sandbox.mine AS SELECT 1 AS a", "spark.range(3).writeTo('sandbox.mine').create()"):
+        kernel.run(cell).failed_with("sandbox.default.NAME")
+    kernel.ok("%sql DROP VIEW sandbox.default.checks_view")
+    for name in ("numbers", "people"):
+        kernel.ok(f"%sql DROP TABLE sandbox.default.checks_{name} PURGE")
 
 
 def files(kernel: Kernel) -> None:
@@ -224,20 +315,31 @@ def sizes(kernel: Kernel) -> None:
     assert kernel.ok("int(spark.range(3).toPandas().id.sum())").text == "3"
 
 
-def cluster(kernel: Kernel) -> None:
-    """Where Spark is a cluster, files are refused at once, whoever asks for them; the page is at the master."""
-    # The JVM of a session that is stopped has ended: its memory is for others.
+def ending(kernel: Kernel) -> None:
+    """The JVM of a session that is stopped has ended, for its memory is for others; its page says that it is no more."""
+    port = kernel.ok("spark.sparkContext.uiWebUrl").text.rstrip("/'").rsplit("-", 1)[1]
     java = "!cat /proc/[0-9]*/comm | grep -c java"
     assert kernel.ok(f"spark.stop()\n{java}").text.strip() == "0"
+    status, page = ask(f"/spark-{port}/", Authorization=f"token {TOKEN}")
+    assert (status, "This Spark application has ended" in page) == (410, True), (status, page)
+
+
+def cluster(kernel: Kernel) -> None:
+    """Where Spark is a cluster, as an inventory may have it, files are refused at once, whoever asks for them."""
+    # A cluster's master that knows of no workers; it is no notebook's Spark, which the limits would take it for.
+    kernel.ok("import os\nos.environ.pop('LAKEHOUSE_SPARK_MB')")
     kernel.ok("""
 from pyspark.ml import PipelineModel
 from pyspark.ml.feature import VectorAssembler
-spark = SparkSession.builder.master("spark://spark-master:7077").config("spark.cores.max", "1").getOrCreate()
+spark = (
+    SparkSession.builder.master("spark://127.0.0.1:7078").config("spark.cores.max", "1")
+    .config("spark.authenticate.secret", "checks").getOrCreate()
+)
 """)
-    assert f'href="{PUBLIC}/spark/proxy/app-' in kernel.ok("spark").html
+    assert f'href="{PUBLIC}/jupyter/spark-40' in kernel.ok("spark").html
     for cell in (
         "spark.read.csv('people.csv')",
-        "spark.read.format('json').load('file:///home/spark/notebooks/checks/people.csv')",
+        "spark.read.format('json').load('file:///home/notebooks/notebooks/checks/people.csv')",
         "spark.sql('SELECT * FROM parquet.`numbers.parquet`')",
         "%sql SELECT * FROM csv.`people.csv`",
         "spark.range(3).write.parquet('more.parquet')",
@@ -246,10 +348,34 @@ spark = SparkSession.builder.master("spark://spark-master:7077").config("spark.c
         "PipelineModel.load('pipeline')",
     ):
         started = time.monotonic()
-        kernel.run(cell).failed_with("Spark runs on the cluster", "spark.createDataFrame(pandas.read_csv(...))")
+        kernel.run(cell).failed_with("Spark runs on a cluster", "spark.createDataFrame(pandas.read_csv(...))")
         assert time.monotonic() - started < 5, f"{cell} took its time"
     assert not Path(FOLDER, "more.parquet").exists()
     kernel.ok("spark.createDataFrame([(1,)], ['a']).createOrReplaceTempView('t')\nspark.stop()")
+
+
+def with_master(check: Callable[[Kernel], None]) -> Callable[[Kernel], None]:
+    """Give a check a master of a cluster, in this container."""
+
+    @functools.wraps(check)
+    def checked(kernel: Kernel) -> None:
+        arguments = ["--host", "127.0.0.1", "--port", "7078", "--webui-port", "8082"]
+        options = {"SPARK_DAEMON_MEMORY": "128m", "SPARK_MASTER_OPTS": "-Dspark.authenticate.secret=checks"}
+        master = subprocess.Popen(
+            ["spark-class", "org.apache.spark.deploy.master.Master", *arguments], env=os.environ | options
+        )
+        try:
+            started = time.monotonic()
+            while subprocess.run(["http-ok", "http://127.0.0.1:8082/"], capture_output=True, check=False).returncode:
+                assert master.poll() is None, "the master has ended"
+                assert time.monotonic() - started < 60, "the master does not answer"
+                time.sleep(0.3)
+            check(kernel)
+        finally:
+            master.terminate()
+            master.wait(20)
+
+    return checked
 
 
 def packages(kernel: Kernel) -> None:
@@ -275,7 +401,18 @@ def main() -> None:
     failed = []
     kernel = Kernel()
     try:
-        with_kernel: list[Callable[[Kernel], None]] = [sql_cells, sizes, catalogs, files, models, packages, cluster]
+        with_kernel: list[Callable[[Kernel], None]] = [
+            sql_cells,
+            sizes,
+            catalogs,
+            read_only,
+            sandbox,
+            files,
+            models,
+            packages,
+            ending,
+            with_master(cluster),
+        ]
         checks: list[tuple[str, Callable[[], None]]] = [("words", words), ("edge_alone", edge_alone)]
         checks += [(check.__name__, lambda check=check: check(kernel)) for check in with_kernel]  # type: ignore[misc]
         for name, check in checks:
