@@ -13,7 +13,7 @@ def test_tables_of_the_data_model_are_those_of_the_contracts(monkeypatch: pytest
     from moodle_lakehouse.lake import contracts
 
     text = (ROOT / "docs/data-model.md").read_text(encoding="utf-8")
-    assert all(f"<!-- contracts: {name} -->" in text for name in ("curated", "features", "marts", "ops"))
+    assert all(f"<!-- contracts: {name} -->" in text for name in ("identity", "curated", "features", "marts", "ops"))
     assert contracts.documented(text) == text, (
         "docs/data-model.md is not what jobs/src/moodle_lakehouse/lake/contracts.py declares; write it anew:"
         f" PYTHONPATH=jobs/src {sys.executable} -m moodle_lakehouse.lake.contracts docs/data-model.md"

@@ -33,8 +33,9 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 def lake(spark: SparkSession) -> SparkSession:
     """The session with every table of the lake removed."""
     for namespace in table_names.NAMESPACES:
-        for row in spark.sql(f"SHOW TABLES IN {table_names.CATALOG}.{namespace}").collect():
-            spark.sql(f"DROP TABLE {table_names.CATALOG}.{namespace}.`{row['tableName']}`")  # the folder goes
+        place = f"{table_names.CATALOG}.{namespace}"
+        for name in tables.names_in(spark, place):
+            spark.sql(f"DROP TABLE {table_names.quoted(place)}.{table_names.quoted_name(name)}")  # the folder goes
     return spark
 
 

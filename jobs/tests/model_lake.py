@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,12 @@ def day(start: dt.datetime, days: float) -> dt.datetime:
 
 
 def key(userid: int) -> str:
-    return hashlib.sha256(str(userid).encode()).hexdigest()[:16]
+    """A key from which the tests can tell the number (see number): what is made of it must not care how it looks."""
+    return f"{userid:016x}"
+
+
+def number(user_key: str) -> int:
+    return int(user_key, 16)
 
 
 class Lake:
@@ -78,7 +82,6 @@ class Lake:
         start = self.starts[courseid]
         self.rows[table_names.FACT_ENROLMENT].append(
             (
-                userid,
                 key(userid),
                 courseid,
                 day(start, at),
@@ -94,7 +97,6 @@ class Lake:
         row = {
             "event_id": len(self.rows[table_names.FACT_EVENT]),
             "occurred_at": day(self.starts[courseid], days),
-            "userid": userid,
             "user_key": key(userid),
             "courseid": courseid,
             "cmid": cmid,
@@ -114,7 +116,7 @@ class Lake:
         courseid = self.course_of[cmid]
         self.rows[table_names.FACT_SUBMISSION].append(
             (
-                courseid, cmid, self.modname[cmid], userid, key(userid), 1, day(self.starts[courseid], days),
+                courseid, cmid, self.modname[cmid], key(userid), 1, day(self.starts[courseid], days),
                 self.due[cmid], status,
             )
         )  # fmt: skip
@@ -123,14 +125,14 @@ class Lake:
         courseid = self.course_of[cmid]
         at = day(self.starts[courseid], days)
         self.rows[table_names.FACT_GRADE].append(
-            (cmid, courseid, cmid, self.modname[cmid], userid, key(userid), float(fraction), float(weight), None, at)
+            (cmid, courseid, cmid, self.modname[cmid], key(userid), float(fraction), float(weight), None, at)
         )
 
     def attribute(self, userid: int, courseid: int, name: str, value: float) -> None:
-        self.rows[table_names.ENROLMENT_ATTRIBUTE].append((userid, courseid, name, value))
+        self.rows[table_names.ENROLMENT_ATTRIBUTE].append((key(userid), courseid, name, value))
 
     def profile(self, userid: int, field: str, value: str) -> None:
-        row = (userid, key(userid), field, value)
+        row = (key(userid), field, value)
         if row not in self.rows[table_names.USER_ATTRIBUTE]:
             self.rows[table_names.USER_ATTRIBUTE].append(row)
 

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 from typing import Any
 
-from moodle_lakehouse.lake import contracts, tables
+from moodle_lakehouse.lake import contracts, table_names, tables
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
@@ -38,3 +38,11 @@ def roles_of(spark: SparkSession, *given: tuple[int, int, tuple[int, int] | None
     """Return roles as course_roles() gives them: user, course, from when until when staff, from when until when student."""
     span = "struct<since: bigint, until: bigint>"
     return spark.createDataFrame(list(given), f"userid bigint, courseid bigint, staff {span}, student {span}")
+
+
+def kept(spark: SparkSession) -> dict[int, str]:
+    """Return everybody's pseudonym, by id."""
+    rows = spark.table(table_names.USER_KEY).collect()
+    found = {row["userid"]: row["user_key"] for row in rows}
+    assert len(found) == len(rows), "one row each"
+    return found

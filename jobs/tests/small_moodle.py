@@ -52,7 +52,7 @@ def source_rows(database: Server, plan: TablePlan) -> Counter[tuple[Any, ...]]:
 
 def lake_rows(df: DataFrame, plan: TablePlan) -> Counter[tuple[Any, ...]]:
     """A table's rows with the columns of a plan, comparable to source_rows."""
-    rows = df.select(*[c.name for c in plan.columns]).collect()
+    rows = df.select(*[table_names.quoted_name(c.name) for c in plan.columns]).collect()
     return Counter(tuple(bytes(v) if isinstance(v, bytearray) else v for v in row) for row in rows)
 
 

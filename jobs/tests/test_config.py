@@ -56,6 +56,15 @@ def test_fault_is_named_with_file_and_key(
     assert caught.value.exit_code == 2
 
 
+def test_sandbox_is_optional(document: dict[str, Any]) -> None:
+    assert config.parse(document | {"sandbox": None}, "jobs.yml").sandbox is None
+    with_one = config.parse(document | {"sandbox": {"uri": "http://edge:8080/sandbox"}}, "jobs.yml")
+    assert with_one.sandbox == config.SandboxConfig(uri="http://edge:8080/sandbox")
+    assert config.parse(document, "jobs.yml").sandbox is None
+    with pytest.raises(ConfigError, match=r"sandbox\.url: unknown key; known here: uri"):
+        config.parse(document | {"sandbox": {"uri": "x", "url": "y"}}, "jobs.yml")
+
+
 def test_data_without_a_site_behind_them_have_no_url(document: dict[str, Any]) -> None:
     document["moodle"]["url"] = None
     assert config.parse(document, "jobs.yml").moodle.url is None
@@ -70,7 +79,7 @@ def test_every_fault_is_reported_at_once(document: dict[str, Any]) -> None:
         config.parse(document, "jobs.yml")
     for expected in (
         "moodle.host: missing",
-        "surplus: unknown key; known here: analytics, catalog, mlflow, moodle, privacy, spark",
+        "surplus: unknown key; known here: analytics, catalog, mlflow, moodle, privacy, sandbox, spark",
         "analytics.champion.auc: unknown key; known here: auc_over_baselines",
         "mlflow: nothing found where a mapping belongs",
     ):

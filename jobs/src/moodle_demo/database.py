@@ -108,7 +108,7 @@ class Database:
         )
         names = self.names()
         if names:
-            self.execute("DROP TABLE " + ", ".join(f"`{name}`" for name in names))
+            self.execute("DROP TABLE " + ", ".join(map(_quoted, names)))
 
     def finish(self) -> None:
         """Wait for the keys that are still being made, then note that the load is complete."""
@@ -145,7 +145,7 @@ class Database:
     def counts(self) -> dict[str, int]:
         """Rows of every table under the prefix, by name without it."""
         return {
-            name.removeprefix(self.prefix): int(self.execute(f"SELECT COUNT(*) FROM `{name}`")[0][0])
+            name.removeprefix(self.prefix): int(self.execute(f"SELECT COUNT(*) FROM {_quoted(name)}")[0][0])
             for name in self.names()
         }
 
@@ -291,6 +291,11 @@ def _connect(settings: Connection) -> pymysql.Connection[pymysql.cursors.Cursor]
         raise DemoError(
             f"Database {settings} cannot be reached: {message}. Is it running, and are host and port right?"
         ) from error
+
+
+def _quoted(name: str) -> str:
+    """Return the name of somebody's table as SQL wants it."""
+    return "`" + name.replace("`", "``") + "`"
 
 
 def _reason(error: pymysql.MySQLError) -> tuple[int, str]:

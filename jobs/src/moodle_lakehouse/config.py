@@ -142,6 +142,12 @@ class CatalogConfig(_Section):
         return read_secret(self.password_file, "the catalog's service password")
 
 
+class SandboxConfig(_Section):
+    """The catalog of analysts' own tables, which the jobs reach as they reach the lake's: erase-user and maintain look there."""
+
+    uri: str
+
+
 class MlflowConfig(_Section):
     """Where runs and models are kept."""
 
@@ -203,7 +209,7 @@ class SparkConfig(_Section):
 
 
 class Config(_Section):
-    """The whole file."""
+    """The whole file. sandbox: None where analysts have none."""
 
     moodle: MoodleConfig
     privacy: PrivacyConfig
@@ -211,6 +217,7 @@ class Config(_Section):
     mlflow: MlflowConfig
     analytics: AnalyticsConfig
     spark: SparkConfig = SparkConfig()
+    sandbox: SandboxConfig | None = None
 
 
 def config_path() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -50,8 +51,24 @@ def bullet_list(lines: Iterable[str]) -> str:
     return "\n".join(f"  - {line}" for line in lines)
 
 
+_OF_DATABASE = re.compile(r"\bjava\.sql\.|\borg\.mariadb\.|\bpymysql\.|MySqlError")
+
+
+def without_values(message: str) -> str:
+    """Return a database server's message without what it quotes: values of rows, or parts of a statement with ids in it."""
+    return re.sub(r"'.*'|\".*\"", "'...'", message, flags=re.DOTALL)
+
+
 def reason(error: BaseException) -> str:
-    """Return the line of an error that names its cause, of a Python worker's, Spark's or Java's too."""
+    """Return the line of an error that names its cause, of a Python worker's, Spark's or Java's too.
+
+    It is printed and kept with the job's run, so it holds nothing of a row.
+    """
+    found = _cause(error)
+    return without_values(found) if _OF_DATABASE.search(found) else found
+
+
+def _cause(error: BaseException) -> str:
     lines = str(error).splitlines()
     tracebacks = [place for place, line in enumerate(lines) if "Traceback (most recent call last):" in line]
     if tracebacks:  # of a Python worker: below the last one, after the indented frames, stands what was raised

@@ -30,6 +30,7 @@ VERBS = [
     "evaluate",
     "features",
     "history",
+    "identify",
     "ingest",
     "maintain",
     "pipeline",

@@ -48,16 +48,16 @@ def test_grades_of_activities_and_manual_items(spark: SparkSession, places: Data
         "courseid",
         "cmid",
         "modname",
-        "userid",
         "user_key",
         "fraction",
         "weight",
         "submitted_at",
         "graded_at",
     ]
+    assert found.columns == columns
     assert rows(found, *columns) == [
-        (1, 10, 1, "quiz", 2, "key2", 0.75, 0.25, at(50), at(60)),
-        (2, 10, None, None, 3, "key3", 0.0, 0.0, None, at(70)),
+        (1, 10, 1, "quiz", "key2", 0.75, 0.25, at(50), at(60)),
+        (2, 10, None, None, "key3", 0.0, 0.0, None, at(70)),
     ]
 
 
@@ -100,14 +100,14 @@ def test_grades_deleted_with_the_enrolment_are_not_forgotten(
         change(5, 3, 3, 90, "5", "system"),  # the grade itself was deleted
     )
     found = assessments.fact_grade(raw(spark, "grade_grades"), history, items, places, students)
-    assert rows(found, "userid", "fraction", "submitted_at", "graded_at") == [(2, 0.8, None, at(50))]
+    assert rows(found, "user_key", "fraction", "submitted_at", "graded_at") == [("key2", 0.8, None, at(50))]
     present = raw(
         spark,
         "grade_grades",
         {"itemid": 1, "userid": 2, "finalgrade": Decimal("9"), "timecreated": 95, "timemodified": 99},
     )
     found = assessments.fact_grade(present, history, items, places, students)
-    assert rows(found, "userid", "fraction", "graded_at") == [(2, 0.9, at(99))]
+    assert rows(found, "user_key", "fraction", "graded_at") == [("key2", 0.9, at(99))]
 
 
 def test_submissions_and_attempts(spark: SparkSession, places: DataFrame, students: DataFrame) -> None:
@@ -148,10 +148,11 @@ def test_submissions_and_attempts(spark: SparkSession, places: DataFrame, studen
         places,
         students,
     )
-    columns = ["courseid", "cmid", "modname", "userid", "attempt", "submitted_at", "due_at", "status"]
+    columns = ["courseid", "cmid", "modname", "user_key", "attempt", "submitted_at", "due_at", "status"]
+    assert found.columns == columns
     assert rows(found, *columns) == [
-        (10, 1, "quiz", 2, 1, at(90), None, "finished"),
-        (10, 2, "assign", 2, 1, at(50), at(65), "submitted"),
-        (10, 2, "assign", 2, 2, at(70), at(65), "submitted"),
-        (10, 2, "assign", 3, 1, at(80), at(65), "submitted"),
+        (10, 1, "quiz", "key2", 1, at(90), None, "finished"),
+        (10, 2, "assign", "key2", 1, at(50), at(65), "submitted"),
+        (10, 2, "assign", "key2", 2, at(70), at(65), "submitted"),
+        (10, 2, "assign", "key3", 1, at(80), at(65), "submitted"),
     ]

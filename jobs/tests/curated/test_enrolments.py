@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from moodle_lakehouse.curated.enrolments import ENROLMENT_CREATED, ENROLMENT_DELETED, current, fact_enrolment, logged
+from moodle_lakehouse.curated.enrolments import (
+    ENROLMENT_CREATED,
+    ENROLMENT_DELETED,
+    current,
+    fact_enrolment,
+    logged,
+    students,
+)
 from moodle_lakehouse.curated.roles import NO_END
 from moodle_lakehouse.lake import tables
 from pyspark.sql import DataFrame, SparkSession
@@ -31,7 +38,7 @@ def deleted_row(userid: int, **columns: Any) -> dict[str, Any]:
 
 
 def enrolments(spark: SparkSession, users: DataFrame, courses: DataFrame, roles: DataFrame, **tables: Any) -> DataFrame:
-    return fact_enrolment(
+    return students(
         current(
             raw(spark, "user_enrolments", *tables.get("current", ())),
             raw(spark, "enrol", {"id": 1, "courseid": 10}, {"id": 2, "courseid": 10}),
@@ -71,6 +78,7 @@ def test_enrolment_starts_at_the_earliest_time_known(
         (4, "key4", 10, at(450), None, False, None),
         (5, "key5", 10, at(500), None, True, None),
     ]
+    assert fact_enrolment(found).columns == columns[1:]
 
 
 def test_deleted_enrolments_come_back_from_the_log(

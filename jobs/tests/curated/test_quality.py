@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 def site(lake: SparkSession) -> SparkSession:
     """A small site's curated tables that break no rule."""
     small_site(students=4).write(lake)
-    people = lake.table(table_names.FACT_ENROLMENT).selectExpr("userid", "user_key", "false AS is_deleted").distinct()
+    people = lake.table(table_names.FACT_ENROLMENT).selectExpr("user_key", "false AS is_deleted").distinct()
     writers.replace(people, table_names.DIM_USER, run_id="test")
     return lake
 
@@ -52,7 +52,7 @@ def test_old_log_is_told_where_it_should_be_fresh(site: SparkSession, caplog: py
     ("change", "told"),
     [
         ("INSERT INTO curated.fact_event SELECT * FROM curated.fact_event LIMIT 1", "one row for each event_id"),
-        ("DELETE FROM curated.dim_user WHERE userid = (SELECT min(userid) FROM curated.fact_enrolment)", "is in dim_user"),
+        ("DELETE FROM curated.dim_user WHERE user_key = (SELECT min(user_key) FROM curated.fact_enrolment)", "is in dim_user (event_id"),
         ("UPDATE curated.fact_event SET occurred_at = NULL WHERE event_id = (SELECT min(event_id) FROM curated.fact_event)",
          "has a moment (event_id "),
     ],

@@ -44,8 +44,15 @@ def curated(spark: SparkSession, site: Server, tmp_path_factory: pytest.TempPath
     session.use_utc()
     ingest_job.run(spark, settings)
     counts = curated_job.run(spark, settings)
+    people = spark.table(table_names.USER_KEY).cache()
     found = {name: spark.table(f"lakehouse.curated.{name}").cache() for name in counts}
     assert {name: df.count() for name, df in found.items()} == counts
+    for name, df in found.items():
+        assert "userid" not in df.columns, name
+        if "user_key" in df.columns:  # what is expected is told by Moodle's ids
+            known = df.join(people, how="left", on="user_key").cache()
+            assert known.count() == counts[name], name
+            found[name] = known
     assert_made_once(spark, settings)
     return found
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_lake import SMALL_XGB_PARAMS, TERMS, empty, settings_in, small_site
+from model_lake import SMALL_XGB_PARAMS, TERMS, empty, number, settings_in, small_site
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.dropout import baselines, dataset, evaluation, learner, metrics, subgroups
 from moodle_lakehouse.errors import ConfigError
@@ -34,9 +34,9 @@ def settings(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> C
     site = small_site(terms=(0, 1))
     # One student of the first term comes back: he takes course 21, too.
     site.enrol(RETURNING, 21, -3, None, 40)
-    people = sorted({(row[0], row[2]) for row in site.rows[table_names.FACT_ENROLMENT]})
-    for number, (userid, courseid) in enumerate(people):
-        site.attribute(userid, courseid, "credits", float(number % 40))
+    people = sorted({(number(row[0]), row[1]) for row in site.rows[table_names.FACT_ENROLMENT]})
+    for place, (userid, courseid) in enumerate(people):
+        site.attribute(userid, courseid, "credits", float(place % 40))
         place = (userid - 100) % 100
         if place < 65:
             site.profile(userid, "campus", "east" if place < 35 else "west")
@@ -51,14 +51,18 @@ def asked(split: tuple[dt.datetime, dt.datetime] | None = (SPLIT, SPLIT), **chan
     )
 
 
+def students_of(rows: Any) -> set[tuple[int, int]]:
+    return {(number(key), courseid) for key, courseid in rows.select("user_key", "courseid").distinct().collect()}
+
+
 @pytest.fixture
 def taught(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[int, int]]]:
-    """The enrolments (userid, courseid) that each fitted booster saw."""
+    """The enrolments (student, courseid) that each fitted booster saw."""
     seen: list[set[tuple[int, int]]] = []
     fit = learner.fit
 
     def spy(rows: Any, label: str) -> learner.Model:
-        seen.append({tuple(row) for row in rows.select("userid", "courseid").distinct().collect()})
+        seen.append(students_of(rows))
         return fit(rows, label)
 
     monkeypatch.setattr(learner, "fit", spy)
@@ -107,7 +111,7 @@ def test_each_course_is_predicted_by_a_model_that_never_saw_it_nor_its_students(
     predict = learner.predict
 
     def learn_spy(rows: Any, courses: Any, label: str) -> Any:
-        saw.append({tuple(row) for row in rows.select("userid", "courseid").distinct().collect()})
+        saw.append(students_of(rows))
         assert sum(course.students for course in courses) == len(saw[-1])
         models.append(learner.fit(rows, label))
         return models[-1], None
@@ -125,8 +129,8 @@ def test_each_course_is_predicted_by_a_model_that_never_saw_it_nor_its_students(
     assert predicted == {0: {10, 20}, 1: {11, 21}}
     for left_out, seen in zip(({10, 20}, {11, 21}), saw, strict=True):
         assert {course for _, course in seen} == {10, 11, 20, 21} - left_out
-        assert RETURNING not in {userid for userid, _ in seen}, "one of his courses is predicted"
-    assert {userid for userid, _ in saw[0]} == {*range(200, 270), *range(1200, 1270)}
+        assert RETURNING not in {student for student, _ in seen}, "one of his courses is predicted"
+    assert {student for student, _ in saw[0]} == {*range(200, 270), *range(1200, 1270)}
     for week, row in enumerate(found["model"]):
         assert row["students"] == sum(course["weeks"][week]["students"] for course in found["courses"])
     assert found["model"][1]["auc"] > 0.7
@@ -136,7 +140,7 @@ def test_each_course_is_predicted_by_a_model_that_never_saw_it_nor_its_students(
 def test_courses_are_left_out_one_at_a_time(spark: SparkSession, settings: Config) -> None:
     courses = [dataset.Course(i, f"C{i}", TERMS[i // 10 - 1], 70, 35) for i in (10, 11, 20, 21)]
     outcomes = spark.table(table_names.FACT_ENROLMENT).select(
-        "userid", "courseid", (F.col("userid") % 2).alias("label")
+        "user_key", "courseid", (F.conv("user_key", 16, 10).cast("long") % 2).alias("label")
     )
     folds, refused = evaluation._cv_folds(courses, (), outcomes, asked(split=None))
     assert [[course.courseid for course in fold.test] for fold in folds] == [[10], [11], [20], [21]]
@@ -167,7 +171,7 @@ def test_what_cannot_be_compared_is_refused_before_training(
 
 
 def test_numbers_make_groups_of_like_size(spark: SparkSession, settings: Config) -> None:
-    enrolments = spark.table(table_names.FACT_ENROLMENT).where("courseid in (10, 11)").select("userid", "courseid")
+    enrolments = spark.table(table_names.FACT_ENROLMENT).where("courseid in (10, 11)").select("user_key", "courseid")
     sizes = {
         row["group"]: row["count"]
         for row in subgroups.by(spark, "credits", enrolments).groupBy("group").count().collect()

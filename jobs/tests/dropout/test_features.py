@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from model_lake import AS_OF, WEEKS, Lake, busy_course, day, small_site
+from model_lake import AS_OF, WEEKS, Lake, busy_course, day, key, number, small_site
 from moodle_lakehouse.dropout import dataset, features
 from moodle_lakehouse.lake import point_in_time, snapshots, table_names, tables
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -25,7 +25,9 @@ START = dt.datetime(2024, 3, 4, tzinfo=dt.UTC)
 def rows_of(spark: SparkSession, lake: Lake, as_of: dt.datetime | None = None, **options: Any) -> pd.DataFrame:
     cut = (lambda frame, table: point_in_time.cut(frame, table, as_of)) if as_of else None
     frame = features.build(lake.sources(spark, cut, **options), as_of)
-    return frame.toPandas().set_index(["userid", "courseid", "week"]).sort_index()
+    rows = frame.toPandas()
+    rows["student"] = rows.pop("user_key").map(number)
+    return rows.set_index(["student", "courseid", "week"]).sort_index()
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,9 @@ def course() -> Lake:
     lake.grade(1, 73, 8.0, 0.5, weight=10)
     lake.submit(2, 72, 6.0)
     lake.submit(2, 73, 10.0, status="draft")
-    lake.rows[table_names.ENROLMENT_ATTRIBUTE] = [(1, 7, "studied credits", 60.0), (2, 7, "other", 1.0)]
+    lake.rows[table_names.ENROLMENT_ATTRIBUTE] = [
+        (key(1), 7, "studied credits", 60.0), (key(2), 7, "other", 1.0)
+    ]  # fmt: skip
 
     lake.course(8, START, 28)
     lake.resource(81, 8, "page")
@@ -149,7 +153,7 @@ def test_a_result_without_submission_is_credited_but_a_zero_is_not(known: pd.Dat
 
 def test_what_is_no_activity_of_a_student(known: pd.DataFrame) -> None:
     assert known.loc[(14, 8), "events"].tolist() == [0, 1, 1, 1, 1]
-    assert 99 not in known.index.get_level_values("userid")
+    assert 99 not in known.index.get_level_values("student")
 
 
 def test_configured_attributes_become_columns(known: pd.DataFrame) -> None:
@@ -170,8 +174,8 @@ def test_nothing_after_the_cutoff_is_known(spark: SparkSession, course: Lake, kn
     planted.grade(2, 72, 14.0, 0.1)
     planted.resource(75, 7, "assign", due=14)
     enrolments = planted.rows[table_names.FACT_ENROLMENT]
-    two = next(row for row in enrolments if row[0] == 2)
-    enrolments[enrolments.index(two)] = (*two[:4], day(START, 15), two[5], two[6])
+    two = next(row for row in enrolments if row[0] == key(2))
+    enrolments[enrolments.index(two)] = (*two[:3], day(START, 15), two[4], two[5])
     changed = rows_of(spark, planted, attributes=["studied credits"])
     upto = known.index.get_level_values("week") <= 2
     pd.testing.assert_frame_equal(
@@ -210,7 +214,7 @@ def at_the_cutoff(
     for src in (whole, cut_off):
         at_then = (F.col("cutoff_at") == point_in_time.literal(THEN)) & F.col("enrolled")
         rows = features.build(src, None).where(at_then).toPandas()
-        known.append(rows.set_index(["userid", "courseid", "week"]).sort_index())
+        known.append(rows.set_index(["user_key", "courseid", "week"]).sort_index())
     return whole, cut_off, known[0], known[1]
 
 
@@ -236,13 +240,13 @@ def test_every_row_is_that_of_a_lake_that_ends_at_its_cutoff(known_twice: Known)
 
 
 def per_enrolment(df: DataFrame, value: Column) -> DataFrame:
-    return df.groupBy("userid", "courseid").agg(value.cast("double").alias("leak"))
+    return df.groupBy("user_key", "courseid").agg(value.cast("double").alias("leak"))
 
 
 def user_rates(src: features.Sources) -> DataFrame:
     """Each user's share of courses not completed, their own outcome included."""
-    rates = src.enrolments.groupBy("userid").agg(F.avg(F.col("completed_at").isNull().cast("int")).alias("leak"))
-    return src.enrolments.select("userid", "courseid").join(rates, "userid", "inner")
+    rates = src.enrolments.groupBy("user_key").agg(F.avg(F.col("completed_at").isNull().cast("int")).alias("leak"))
+    return src.enrolments.select("user_key", "courseid").join(rates, "user_key", "inner")
 
 
 LEAKS: dict[str, Callable[[features.Sources], DataFrame]] = {
@@ -263,8 +267,8 @@ def test_a_feature_from_after_the_cutoff_is_caught(known_twice: Known, leak: str
     """Each leak, planted as a feature beside the others, makes the general test fail, by that feature."""
     planted = []
     for src, rows in zip(known_twice[:2], known_twice[2:], strict=True):
-        values = LEAKS[leak](src).toPandas().set_index(["userid", "courseid"])["leak"]
-        planted.append(rows.join(values, on=["userid", "courseid"]))
+        values = LEAKS[leak](src).toPandas().set_index(["user_key", "courseid"])["leak"]
+        planted.append(rows.join(values, on=["user_key", "courseid"]))
     with pytest.raises(AssertionError, match=r'column name="leak"'):
         check_equal(planted[0], planted[1])
 
@@ -273,7 +277,7 @@ def test_models_see_the_checked_columns_only(known_twice: Known) -> None:
     """What a model may use are columns that the general test compares; keys, moments and outcomes are none."""
     columns = list(known_twice[2].columns)
     used = set(dataset.feature_names([*columns, "label", "completed_at", "unenrolled_at"]))
-    assert used <= set(columns) - {"user_key", "cutoff_at", "enrolled"}
+    assert used <= set(columns) - {"cutoff_at", "enrolled"}
 
 
 def test_relative_features_do_not_depend_on_the_course(spark: SparkSession) -> None:
@@ -320,7 +324,7 @@ def test_every_feature_is_a_column_with_a_known_direction() -> None:
     names = [feature.name for feature in features.FEATURES]
     assert len(set(names)) == len(names)
     assert all(feature.risk in (-1, 0, 1) for feature in features.FEATURES)
-    assert not {"userid", "courseid", "week", "progress"} & set(names)
+    assert not {"user_key", "courseid", "week", "progress"} & set(names)
 
 
 def test_risk_set_of_real_records(spark: SparkSession, test_data: Path) -> None:

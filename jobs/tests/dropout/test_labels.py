@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
-from model_lake import Lake
+from model_lake import Lake, number
 from moodle_lakehouse.dropout import labels
 from moodle_lakehouse.lake import point_in_time, table_names
 from pyspark.sql import SparkSession
@@ -36,7 +36,7 @@ def frames(spark: SparkSession, lake: Lake, as_of: dt.datetime) -> tuple:  # typ
 def labelled(spark: SparkSession, lake: Lake, as_of: dt.datetime, label: str) -> dict[int, float]:
     enrolments, courses = frames(spark, lake, as_of)
     rows = labels.build(enrolments, labels.over(courses, as_of), label).where("courseid = 7").collect()
-    return {row["userid"]: row["label"] for row in rows}
+    return {number(row["user_key"]): row["label"] for row in rows}
 
 
 def test_labels_of_a_course_that_is_over(spark: SparkSession, lake: Lake) -> None:

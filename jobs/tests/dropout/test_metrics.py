@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from model_lake import key
 from moodle_lakehouse.dropout import metrics
 from pyspark.sql import DataFrame, SparkSession
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
@@ -17,8 +18,8 @@ CAPACITY = 40
 def frame(spark: SparkSession, rows: list[tuple[Any, ...]]) -> DataFrame:
     """Rows of (week, label, probability), a student each, in course 1."""
     return spark.createDataFrame(
-        [(number, 1, *row) for number, row in enumerate(rows)],
-        "userid long, courseid long, week int, label double, probability double",
+        [(key(number), 1, *row) for number, row in enumerate(rows)],
+        "user_key string, courseid long, week int, label double, probability double",
     )
 
 
@@ -72,11 +73,11 @@ def test_delongs_interval_is_what_resampling_gives() -> None:
 def test_the_list_is_each_courses_own(spark: SparkSession) -> None:
     """Two courses, one place on the list of each: the likelier student of the other course takes none away."""
     scored = spark.createDataFrame(
-        [(1, 1, 0, 1.0, 0.9), (2, 1, 0, 1.0, 0.8), (3, 2, 0, 0.0, 0.3), (4, 2, 0, 1.0, 0.3)],
-        "userid long, courseid long, week int, label double, probability double",
+        [("a", 1, 0, 1.0, 0.9), ("b", 1, 0, 1.0, 0.8), ("c", 2, 0, 0.0, 0.3), ("d", 2, 0, 1.0, 0.3)],
+        "user_key string, courseid long, week int, label double, probability double",
     )
     (row,) = metrics.per_week(scored, [0], 1)
-    assert (row["precision"], row["recall"]) == (0.5, pytest.approx(1 / 3)), "of equals the lower id is listed"
+    assert (row["precision"], row["recall"]) == (0.5, pytest.approx(1 / 3)), "of equals the lower key is listed"
 
 
 def test_area_between_curves() -> None:

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from model_lake import AS_OF, SMALL_XGB_PARAMS, TERMS, Lake, empty, follows_contract, settings_in, small_site
+from model_lake import AS_OF, SMALL_XGB_PARAMS, TERMS, Lake, empty, follows_contract, number, settings_in, small_site
 from moodle_lakehouse import config as configuration
 from moodle_lakehouse.dropout import dataset, features, learner, scoring, training
 from moodle_lakehouse.dropout.registry import CARD, NOTE, Registry
@@ -31,7 +31,7 @@ TOLERANT = {"auc_over_baselines": -0.05, "brier_over_baselines": -0.02}
 def three_terms() -> Lake:
     """The small site; students are of two campuses."""
     lake = small_site()
-    for userid in sorted({row[0] for row in lake.rows[table_names.FACT_ENROLMENT]}):
+    for userid in sorted({number(row[0]) for row in lake.rows[table_names.FACT_ENROLMENT]}):
         lake.profile(userid, "campus", "east" if userid % 2 else "west")
     return lake
 
@@ -61,7 +61,7 @@ def site(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Site:
     features.run(spark, settings, AS_OF)
     training.train(spark, settings, AS_OF)
     scoring.score(spark, settings, AS_OF)
-    risk = spark.table(table_names.STUDENT_RISK).toPandas().set_index(["userid", "courseid"]).sort_index()
+    risk = spark.table(table_names.STUDENT_RISK).toPandas().set_index(["user_key", "courseid"]).sort_index()
     return Site(spark, settings, risk)
 
 
@@ -70,7 +70,7 @@ def test_who_is_scored(site: Site) -> None:
     moment = F.lit(AS_OF)
     open_at = (F.col("unenrolled_at").isNull() | (F.col("unenrolled_at") >= moment)) & (F.col("enrolled_at") < moment)
     rows = site.spark.table(table_names.FACT_ENROLMENT).where("courseid >= 30").where(open_at).collect()
-    assert set(site.risk.index) == {(row["userid"], row["courseid"]) for row in rows}
+    assert set(site.risk.index) == {(row["user_key"], row["courseid"]) for row in rows}
     assert len(rows) > 100
     assert set(site.risk["week"]) == {3}
     assert site.risk["run_id"].nunique() == 1
@@ -85,7 +85,7 @@ def test_probabilities_tell_who_will_fail(site: Site) -> None:
         site.spark.table(table_names.FACT_ENROLMENT)
         .where("courseid >= 30")
         .toPandas()
-        .set_index(["userid", "courseid"])
+        .set_index(["user_key", "courseid"])
     )
     failed = later.loc[site.risk.index, "completed_at"].isna()
     assert roc_auc_score(failed, site.risk["probability"]) > 0.75
@@ -101,8 +101,8 @@ def test_bands_and_changes(site: Site) -> None:
     assert champion is not None
     assert set(risk["model_version"]) == {champion.version}
     before = site.spark.table(table_names.ENROLMENT_WEEK).where("courseid >= 30 and week = 2 and enrolled")
-    earlier = learner.predict(champion.model, before, ("userid", "courseid")).toPandas()
-    earlier = earlier.set_index(["userid", "courseid"])["probability"].reindex(risk.index)
+    earlier = learner.predict(champion.model, before, ("user_key", "courseid")).toPandas()
+    earlier = earlier.set_index(["user_key", "courseid"])["probability"].reindex(risk.index)
     pd.testing.assert_series_equal(risk["change"], risk["probability"] - earlier, check_names=False, atol=1e-9)
 
 
@@ -122,7 +122,7 @@ def test_contributions_are_exact(site: Site) -> None:
     champion = Registry(site.config.mlflow).champion()
     assert champion is not None
     rows = site.spark.table(table_names.ENROLMENT_WEEK).where("courseid = 30 and week = 3")
-    found = learner.predict(champion.model, rows, ("userid",), contributions=True).toPandas()
+    found = learner.predict(champion.model, rows, ("user_key",), contributions=True).toPandas()
     rest = found["margin"] - found["contributions"].map(sum)
     assert rest.max() - rest.min() < 1e-4
 
@@ -133,8 +133,8 @@ def test_risk_moves_only_the_sensible_way(site: Site) -> None:
     assert champion is not None
     rows = site.spark.table(table_names.ENROLMENT_WEEK).where("courseid = 30 and week = 3").persist()
     for name, direction in (("handed_in_share", -1), ("handed_in_vs", -1), ("days_since_access_vs", 1)):
-        low = learner.predict(champion.model, rows.withColumn(name, F.lit(0.1)), ("userid",)).toPandas()
-        high = learner.predict(champion.model, rows.withColumn(name, F.lit(0.9)), ("userid",)).toPandas()
+        low = learner.predict(champion.model, rows.withColumn(name, F.lit(0.1)), ("user_key",)).toPandas()
+        high = learner.predict(champion.model, rows.withColumn(name, F.lit(0.9)), ("user_key",)).toPandas()
         assert ((high["margin"] - low["margin"]) * direction >= -1e-6).all(), name
     rows.unpersist()
 
@@ -161,8 +161,8 @@ def test_the_registry_keeps_what_scores_need(site: Site) -> None:
     assert {"logistic_regression.auc", "days_since_last_access.brier", "week_auc"} <= set(run.data.metrics)
     assert run.data.params["label"] == "non_completion"
     loaded = mlflow.pyfunc.load_model(f"models:/{site.config.mlflow.model}@champion")
-    rows = site.spark.table(table_names.ENROLMENT_WEEK).where("courseid = 30 and week = 3").orderBy("userid")
-    ours = learner.predict(champion.model, rows, ("userid",)).toPandas().set_index("userid")["probability"]
+    rows = site.spark.table(table_names.ENROLMENT_WEEK).where("courseid = 30 and week = 3").orderBy("user_key")
+    ours = learner.predict(champion.model, rows, ("user_key",)).toPandas().set_index("user_key")["probability"]
     theirs = loaded.predict(rows.toPandas())
     assert np.allclose(ours.sort_index(), theirs, atol=1e-6)
 
@@ -389,7 +389,7 @@ def test_a_score_can_be_made_again_from_its_snapshots(site: Site) -> None:
         src = features.sources(site.spark, site.config.analytics, moment)
         rows = dataset.current_rows(src, moment, features.build(src, moment))
         today = scoring.risk(rows, Registry(site.config.mlflow).version("1"), moment, features.snapshots(site.spark))
-        differ = today.toPandas().set_index(["userid", "courseid"])["probability"] - site.risk["probability"]
+        differ = today.toPandas().set_index(["user_key", "courseid"])["probability"] - site.risk["probability"]
         assert differ.abs().max() > 0.01, "without the snapshots they come out otherwise"
         with pytest.raises(LakehouseError, match="No run 19991231 has scored"):
             scoring.reproduce(site.spark, site.config, "19991231")

@@ -10,6 +10,7 @@ import yaml
 from moodle_lakehouse.errors import LakehouseError
 from moodle_lakehouse.ingest import moodle_tables
 from moodle_lakehouse.ingest.moodle_tables import SourceColumn
+from moodle_lakehouse.lake import table_names
 
 NO_COLUMNS: dict[str, list[str]] = {"subject": [], "mentioned": [], "numbers": []}
 
@@ -52,6 +53,8 @@ def test_catalogue_holds_moodles_tables_and_keeps_nothing_personal() -> None:
         ({"text": {"keep": ["x"], "drop": ["x"]}}, "tables.a: column x has two policies"),
         ({"text": {"hide": ["x"]}}, "tables.a.text.hide: unknown key"),
         ({"text": {"reduce": {"x": "half"}}}, "tables.a.text.reduce.x: use json or profile_fields"),
+        ({"text": {"reduce": {"x": {"json": {"e": ["a')"]}}}}}, "tables.a.text.reduce.x: use json or profile_fields"),
+        ({"person": {"x": {"y": "it's"}}}, "tables.a.person.x: use subject, mentioned or one column and its value"),
         ({"person": {"x": "drop"}}, "tables.a.person.x: use subject, mentioned or one column and its value"),
         ({"person": {"x": "subject"}, "numbers": ["x"]}, "tables.a: column x has two declarations"),
     ],
@@ -140,6 +143,14 @@ def test_other_prefix_and_modules_and_plugins() -> None:
     assert plugin.select() == "SELECT `id`, `userid`, `credits`, `code` FROM `m_local_x`"
     assert wiki.notes == plugin.notes == ()
     assert "chat" not in plan.missing  # a module without a table of its own is no news
+
+
+@pytest.mark.parametrize("module", table_names.NAMED_BY_TEXT)
+def test_modules_that_are_named_by_their_text_have_no_name(module: str) -> None:
+    columns = [column("id"), column("name", "varchar(255)"), column("intro", "longtext")]
+    (plan,) = planned({f"mdl_{module}": columns}, modules=[module]).tables
+    assert plan.select() == f"SELECT `id` FROM `mdl_{module}`"
+    assert plan.dropped == ("name", "intro")
 
 
 def test_table_of_which_nothing_may_be_read_is_left_out() -> None:

@@ -29,7 +29,8 @@ COURSE = "ALTER TABLE `{p}course` ADD `fullname` varchar(255), ADD `visible` tin
 def policies(**numbers: Any) -> maintenance.Policies:
     """One rule for all tables: nothing is kept that need not be, and everything is joined."""
     rule = {"history_days": 0, "keep_snapshots": 1, "small_files": 2, "manifests": 2, "orphan_days": 3, **numbers}
-    return maintenance.parse({"namespaces": {name: dict(rule) for name in table_names.NAMESPACES}, "tables": {}})
+    namespaces = {name: dict(rule) for name in table_names.NAMESPACES}
+    return maintenance.parse({"namespaces": namespaces, "tables": {}, "sandbox": dict(rule)})
 
 
 def log_rows(database: Server, ids: Sequence[int]) -> None:
@@ -307,3 +308,42 @@ def test_policies_are_checked() -> None:
                   "raw.course.keep: unknown key",
                   "rav.x: no namespace of the lake"):  # fmt: skip
         assert fault in str(caught.value)
+
+
+def test_sandbox_is_maintained_and_cannot_stop_the_lake(lake: SparkSession, tmp_path: Path) -> None:
+    catalog = f"spark.sql.catalog.{table_names.SANDBOX}"
+    for key, value in {
+        "": "org.apache.iceberg.spark.SparkCatalog",
+        ".type": "hadoop",
+        ".warehouse": str(tmp_path),
+    }.items():
+        lake.conf.set(catalog + key, value)
+    lake.conf.set(f"{catalog}.cache-enabled", "false")
+    odd, broken, small = "sandbox.`bob's`.`o'x`", "sandbox.`bob's`.broken", table_names.raw("small")
+    for name in (odd, broken, small):
+        for number in (1, 2, 3):
+            writers.append(tables.local_rows(lake, [(number,)], "id bigint"), name, run_id="r")
+    orphan = Path(str(tables.load(lake, odd).location()).removeprefix("file:")) / "data" / "of-a-dead-job.parquet"
+    orphan.write_bytes(b"x")
+    age({orphan})
+    found = {one.table: one for one in maintenance.run(lake, [odd], policies=policies(), sandbox=True)}
+    assert {name: (one.rewritten, one.written, one.orphans) for name, one in found.items()} == {odd: (3, 1, 1)}
+    assert not orphan.exists()
+    assert lake.table(odd).count() == 3
+    assert set(run(lake)) == {"raw.small"} | {"ops.job_run"}  # where there is no sandbox, nobody looks
+
+    for number in (4, 5):
+        writers.append(tables.local_rows(lake, [(number,)], "id bigint"), small, run_id="r")
+    metadata = Path(str(tables.load(lake, broken).location()).removeprefix("file:")) / "metadata"
+    kept = {file: file.read_text() for file in metadata.glob("*.metadata.json")}
+    for file in kept:
+        file.write_text("{")
+    with pytest.raises(LakehouseError, match=r"sandbox: The catalog cannot load a table") as caught:
+        maintenance.run(lake, policies=policies(), sandbox=True)
+    assert broken in str(caught.value)
+    (*_, last) = lake.table(table_names.JOB_RUN).where("job = 'maintain'").orderBy("started_at").collect()
+    assert "raw.small" in json.loads(last["detail"])["tables"], "the lake's own tables were maintained"
+    for file, text in kept.items():
+        file.write_text(text)
+    for name in (odd, broken):
+        lake.sql(f"DROP TABLE {table_names.quoted(name)} PURGE")

@@ -16,7 +16,7 @@ from mariadb import Server
 from moodle_demo import schema
 from moodle_lakehouse import config
 from moodle_lakehouse.cli import main, render
-from moodle_lakehouse.curated import users
+from moodle_lakehouse.curated import user_keys
 from moodle_lakehouse.errors import LakehouseError
 from moodle_lakehouse.ingest import job as ingest_job
 from moodle_lakehouse.ingest import moodle_tables, read_plan, suppression_list, verify
@@ -91,11 +91,12 @@ def site(lake: SparkSession, database: Server, moodle: config.Config) -> config.
 def derived(lake: SparkSession, site: config.Config) -> None:
     """Tables as the later jobs leave them."""
     key = site.privacy.key()
-    rows = [(i, users.pseudonym_of(key, i), ["x", f"as {users.pseudonym_of(key, i)}"]) for i in (VICTIM, OTHER)]
-    df = lake.createDataFrame(rows, "userid bigint, user_key string, peers array<string>")
-    writers.replace(df.drop("peers"), table_names.DIM_USER, run_id="a")
-    writers.replace(df.drop("userid", "peers"), table_names.STUDENT_RISK, run_id="a")
+    known = user_keys.update(lake, key, lake.createDataFrame([(VICTIM,), (OTHER,)], "userid bigint"))
+    writers.replace(known.drop("userid"), table_names.DIM_USER, run_id="a")
+    writers.replace(known.drop("userid"), table_names.STUDENT_RISK, run_id="a")
+    mine = user_keys.pseudonym_of(key, VICTIM)
     examples = [f"userid {VICTIM}, courseid 1", f"userid {VICTIM}0, courseid {VICTIM}", None]
+    examples.append(f"itemid 1, user_key {mine}")
     found = [("a", dt.datetime.now(dt.UTC), "curated.x", "y", False, 2, 1, example) for example in examples]
     writers.append(
         lake.createDataFrame(found, contracts.schema(table_names.DATA_QUALITY)).coalesce(1),
@@ -149,8 +150,8 @@ def test_erased_are_in_no_file_and_do_not_come_back(lake: SparkSession, database
     assert {name.removeprefix("lakehouse."): (row["current"], row["older"], row["leftover"]) for name, row in seen.items()} == {
         "raw.user": (1, 0, 0), "raw.logstore_standard_log": (6, 0, 0), "raw.grade_grades_history": (3, 0, 0),
         "raw.course_modules_completion": (0, 1, 0), "raw.forum_posts": (2, 0, 2), "raw.context": (1, 0, 0),
-        "raw.local_notes": (3, 0, 0), "curated.dim_user": (2, 0, 0), "marts.student_risk": (1, 0, 0),
-        "ops.data_quality": (1, 0, 0),
+        "raw.local_notes": (3, 0, 0), "identity.user_key": (2, 0, 0), "curated.dim_user": (1, 0, 0),
+        "marts.student_risk": (1, 0, 0), "ops.data_quality": (2, 0, 0),
     }  # fmt: skip
     assert {name: snapshots(lake, name) for name in plans(site)} == made
     assert not tables.exists(lake, table_names.ERASED_USER)
@@ -179,7 +180,9 @@ def test_erased_are_in_no_file_and_do_not_come_back(lake: SparkSession, database
     assert naming(lake, words(site)) == set()
 
     examples = {row["example"] for row in lake.table(table_names.DATA_QUALITY).collect()}
-    assert examples == {"userid erased, courseid 1", f"userid {VICTIM}0, courseid {VICTIM}", None}
+    assert examples == {
+        "userid erased, courseid 1", f"userid {VICTIM}0, courseid {VICTIM}", None, "itemid 1, user_key erased"
+    }  # fmt: skip
     assert not any(str(VICTIM) in str(row) for row in lake.table(table_names.JOB_RUN).collect())
 
     # and nobody comes back, though Moodle's tables still have the person
@@ -202,11 +205,11 @@ def test_erased_are_in_no_file_and_do_not_come_back(lake: SparkSession, database
     ingest_job.run(lake, site)
     assert {name: snapshots(lake, name) for name in plans(site)} == made
 
-    # a difference of the table of users is told, and not kept by their ids
+    # a difference of the table of users is told, but not by their ids
     database.query(f"UPDATE mdl_user SET deleted = 1 WHERE id = {OTHER}")
     with pytest.raises(verify.DifferentError) as different:
         verify.run(lake, site, inspected)
-    assert [(d.low, d.changed) for c in different.value.result.differing for d in c.differences] == [(OTHER, 1)]
+    assert [(d.low, d.changed) for c in different.value.result.differing for d in c.differences] == [(None, 1)]
     assert not any(str(OTHER) in str(row) for row in lake.table(table_names.JOB_RUN).collect())
 
 
@@ -232,6 +235,43 @@ def test_table_that_is_left_out_is_found(
     assert "2 files still name the erased" in str(caught.value)
     assert left_out in str(caught.value)
     assert someones in str(caught.value)
+
+
+def test_analysts_own_tables_lose_the_person(lake: SparkSession, site: config.Config, tmp_path: Path) -> None:
+    """In the sandbox, a catalog of its own: by id and by pseudonym, whatever the table is called and split into."""
+    catalog = f"spark.sql.catalog.{table_names.SANDBOX}"
+    for key, value in {
+        "": "org.apache.iceberg.spark.SparkCatalog",
+        ".type": "hadoop",
+        ".warehouse": str(tmp_path),
+    }.items():
+        lake.conf.set(catalog + key, value)
+    ingest_job.run(lake, site)
+    key = site.privacy.key()
+    mine, others = (user_keys.pseudonym_of(key, i) for i in (VICTIM, OTHER))
+    lake.sql("CREATE NAMESPACE sandbox.`anna's`")
+    rows = [(VICTIM, mine, "x"), (OTHER, others, "y")]
+    copied = lake.createDataFrame(rows, "userid bigint, user_key string, note string")
+    copied.writeTo("sandbox.`anna's`.`the copy`").using("iceberg").create()
+    copied.drop("userid").writeTo("sandbox.`anna's`.split").using("iceberg").partitionedBy("note").create()
+    copied.drop("userid").writeTo("sandbox.`anna's`.split").append()
+    copied.select("note").writeTo("sandbox.`anna's`.notes").using("iceberg").create()
+    orc = copied.writeTo("sandbox.`anna's`.old").using("iceberg").tableProperty("write.format.default", "orc")
+    orc.create()
+    inside = site.model_copy(update={"sandbox": config.SandboxConfig(uri="http://edge:8080/sandbox")})
+
+    with pytest.raises(LakehouseError, match="are no Parquet and cannot be searched") as caught:
+        erasure.check(erasure.run(lake, inside, [VICTIM]))
+    assert "sandbox.`anna's`.old" in str(caught.value)
+    lake.sql("DROP TABLE sandbox.`anna's`.old PURGE")
+    erasure.check(erasure.run(lake, inside, [VICTIM]))
+    for name, rest in {"the copy": 1, "split": 2, "notes": 2}.items():
+        left = lake.table(f"sandbox.`anna's`.`{name}`")
+        assert left.count() == rest
+        assert mine not in str(left.collect())
+        assert sum(1 for _ in tables.load(lake, f"sandbox.`anna's`.`{name}`").snapshots()) == 1
+    for file in tmp_path.rglob("*.parquet"):
+        assert mine not in str(parquet.read_table(file).to_pylist()), file
 
 
 def test_key_of_the_erased_must_be_the_same(lake: SparkSession, site: config.Config) -> None:

@@ -15,7 +15,7 @@ from moodle_lakehouse.reporting import report
 from pyspark.sql import SparkSession
 
 RISK = (
-    "run_id string, as_of timestamp, scored_at timestamp, userid bigint, user_key string, courseid bigint, week int,"
+    "run_id string, as_of timestamp, scored_at timestamp, user_key string, courseid bigint, week int,"
     " probability double, band string, change double, reason_1 string, reason_2 string, reason_3 string,"
     " model_version string"
 )
@@ -25,7 +25,7 @@ REASON = "has not handed in what was due last, which is a long reason that needs
 def risks(spark: SparkSession, run_id: str, as_of: dt.datetime, students: int, version: str) -> None:
     rows = [
         (
-            run_id, as_of, as_of, 2100 + i, key(2100 + i), 30, 3, 0.9 - i / 100, "high", None if i else 0.05,
+            run_id, as_of, as_of, key(2100 + i), 30, 3, 0.9 - i / 100, "high", None if i else 0.05,
             REASON, f"{i} actions so far (course: 40)" if i else None, None, version,
         )
         for i in range(students)
@@ -54,8 +54,8 @@ def test_text_holds_the_ten_most_at_risk(scored: SparkSession, settings: Config)
     assert key(2110) not in text, "ten, no more"
     assert "+5 pts" in text
     assert "new" in text
-    assert "http://localhost/moodle/user/view.php?id=2100&course=30" in text
-    assert report.NO_LINKS not in text
+    assert report.WHO in text
+    assert "localhost" not in text, "who it is, identify tells"
     assert "K0-2" in text
     assert "12 students in 1 running courses scored as of 2025-02-25 by model version 2" in text
     assert "everything from 2025-02-25 00:00 UTC on left out" in text
@@ -74,21 +74,10 @@ def test_moves_between_terms_begin_with_the_most_frequent() -> None:
     )
 
 
-def test_where_no_moodle_stands_behind_the_data_ids_take_the_place_of_links(
-    scored: SparkSession, settings: Config
-) -> None:
-    nowhere = settings.model_copy(update={"moodle": settings.moodle.model_copy(update={"url": None})})
-    text = report.render(scored, nowhere, AS_OF)
-    assert "view.php" not in text
-    assert "user 2100, course 30" in text
-    assert [line for line in text.splitlines() if "lakehouse_moodle_url" in line] == [report.NO_LINKS]
-    document = json.loads(report.render(scored, nowhere, AS_OF, format="json"))
-    assert [document["students"][0][name] for name in ("userid", "courseid", "link")] == [2100, 30, None]
-
-
 def test_document_says_the_same(scored: SparkSession, settings: Config) -> None:
     document = json.loads(report.render(scored, settings, AS_OF, format="json"))
     assert len(document["students"]) == 10
+    assert {"userid", "link"}.isdisjoint(document["students"][0])
     assert document["students"][0]["reasons"] == [REASON]
     assert document["students"][1]["reasons"][1] == "1 actions so far (course: 40)"
     assert document["scored"]["high"] == 12

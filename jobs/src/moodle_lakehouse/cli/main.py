@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import sys
 import traceback
@@ -89,7 +90,8 @@ def maintain(names: tuple[str, ...], dry_run: bool, output: str) -> None:
     from moodle_lakehouse.lake import maintenance as job
 
     with _session("maintain", settings) as spark:
-        render.maintain(job.run(spark, names, dry_run=dry_run), dry_run, output)
+        results = job.run(spark, names, dry_run=dry_run, sandbox=settings.sandbox is not None)
+        render.maintain(results, dry_run, output)
 
 
 @cli.command()
@@ -262,10 +264,43 @@ def erase_user(ids: tuple[int, ...], yes: bool) -> None:
     settings.privacy.key()
     from moodle_lakehouse.privacy import erasure as job
 
-    with _session("erase-user", settings) as spark:
+    # Its statements hold the ids, and Spark would keep them in its event log.
+    with _session("erase-user", settings, event_log=False) as spark:
         result = (job.run if yes else job.look)(spark, settings, ids)
     render.erasure(result)
     job.check(result)
+
+
+@cli.command()
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@format_option
+def identify(keys: tuple[str, ...], output: str) -> None:
+    """Tell whose pseudonyms (user_key) these are: Moodle's ids, with the links of their pages.
+
+    For whoever may know who the students are, such as an advisor's helper; nothing else prints it.
+    """
+    settings = config.load()
+    wanted = list(dict.fromkeys(key.strip().lower() for key in keys))
+    from moodle_lakehouse.curated import user_keys
+    from moodle_lakehouse.lake import table_names
+
+    malformed = [key for key in wanted if not re.fullmatch("[0-9a-f]{16}", key)]
+    if malformed:
+        raise ConfigError(
+            f"No pseudonym: {', '.join(malformed)}",
+            where="identify",
+            remedy="a pseudonym is the 16 hex digits of a user_key, as report prints them",
+        )
+    with _session("identify", settings, on_cluster=False) as spark:
+        people = user_keys.identify(spark, wanted, settings.moodle.url)
+    render.people(people, output)
+    unknown = [key for key in wanted if key not in {person.user_key for person in people}]
+    if unknown:
+        raise LakehouseError(
+            f"Nobody has the pseudonym {', '.join(unknown)}",
+            where=table_names.USER_KEY,
+            remedy="the person was erased, or the key was made with another vault_privacy_key or for another lake",
+        )
 
 
 @cli.command(name="pipeline")
@@ -344,10 +379,12 @@ def run(arguments: list[str]) -> int:
 
 
 @contextmanager
-def _session(name: str, settings: config.Config, *, on_cluster: bool = True) -> Iterator[SparkSession]:
+def _session(
+    name: str, settings: config.Config, *, on_cluster: bool = True, event_log: bool = True
+) -> Iterator[SparkSession]:
     from moodle_lakehouse.lake import session
 
-    spark = session.create(name, settings, on_cluster=on_cluster)
+    spark = session.create(name, settings, on_cluster=on_cluster, event_log=event_log)
     try:
         yield spark
     finally:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from moodle_lakehouse.curated.user_keys import Person
     from moodle_lakehouse.ingest.job import IngestResult
     from moodle_lakehouse.ingest.verify import VerifyResult
     from moodle_lakehouse.lake.maintenance import TableResult as MaintainResult
@@ -248,6 +249,15 @@ def erasure(result: Erasure) -> None:
     console.print(done)
     after = result.after
     console.print(f"Proof: {after.files:,} files of {after.tables} tables were read, {len(after.traces):,} name them.")
+
+
+def people(people: Sequence[Person], output: str) -> None:
+    """Print whose pseudonyms were asked for."""
+    if output == "json":
+        click.echo(json.dumps([dataclasses.asdict(person) for person in people]))
+        return
+    for person in people:
+        click.echo("  ".join([person.user_key, str(person.userid), *([person.link] if person.link else [])]))
 
 
 def evaluation(document: dict[str, Any]) -> None:

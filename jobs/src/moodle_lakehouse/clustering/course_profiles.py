@@ -92,7 +92,7 @@ def _student_use(events: DataFrame, enrolments: DataFrame, begun: DataFrame) -> 
         activity.by_students(events)
         .join(begun, "courseid", "inner")
         .select(
-            "userid",
+            "user_key",
             "courseid",
             _type_of("modname").alias("type"),
             (F.col("crud") != "r").cast("int").alias("write"),
@@ -105,14 +105,14 @@ def _student_use(events: DataFrame, enrolments: DataFrame, begun: DataFrame) -> 
         )
     )
     per_student = (
-        acts.groupBy("courseid", "userid")
+        acts.groupBy("courseid", "user_key")
         .agg(
             F.count("*").alias("actions"),
             F.sum("write").alias("writes"),
             F.bit_or("week").alias("weeks"),
             *[F.count(F.when(F.col("type") == name, 1)).alias(name) for name in TYPES],
         )
-        .join(enrolments.select("userid", "courseid"), ["userid", "courseid"], "inner")
+        .join(enrolments.select("user_key", "courseid"), ["user_key", "courseid"], "inner")
     )
     return per_student.groupBy("courseid").agg(
         F.sum("actions").alias("actions"),

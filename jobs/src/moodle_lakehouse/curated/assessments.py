@@ -9,16 +9,16 @@ from moodle_lakehouse.curated.raw_tables import to_timestamp
 
 
 def fact_grade(
-    grades: DataFrame, history: DataFrame, items: DataFrame, resources: DataFrame, enrolments: DataFrame
+    grades: DataFrame, history: DataFrame, items: DataFrame, resources: DataFrame, students: DataFrame
 ) -> DataFrame:
-    """Return students' final grades of activities and manual items. Grain: (itemid, userid).
+    """Return students' final grades of activities and manual items. Grain: (itemid, user_key).
 
     Unenrolling deletes a person's grades: they are taken from grade_grades_history, where the deletion's
     source is userdelete, since whoever has no grades would otherwise be known to leave.
-    itemid, courseid, cmid, userid bigint; cmid and modname null for manual items; user_key string; fraction
-    double, grade by the highest possible; weight double (the item's aggregation coefficient, 0 when unknown);
-    submitted_at timestamp, null when not known; graded_at timestamp, when it was last set. UTC.
-    Source: grade_grades, grade_grades_history, grade_items.
+    itemid, courseid, cmid bigint; cmid and modname null for manual items; user_key string; fraction double, grade by
+    the highest possible; weight double (the item's aggregation coefficient, 0 when unknown); submitted_at timestamp,
+    null when not known; graded_at timestamp, when it was last set. UTC.
+    Source: grade_grades, grade_grades_history, grade_items, dim_resource, enrolments.students().
     """
     present = grades.where("finalgrade is not null").select(
         "itemid", "userid", "finalgrade", F.col("timecreated").alias("submitted"), F.col("timemodified").alias("graded")
@@ -45,9 +45,9 @@ def fact_grade(
         present.unionByName(deleted)
         .join(F.broadcast(graded_items), how="inner", on="itemid")
         .join(F.broadcast(places), how="left", on=["itemmodule", "iteminstance"])
-        .join(enrolments.select("userid", "courseid", "user_key"), how="inner", on=["userid", "courseid"])
+        .join(students.select("userid", "courseid", "user_key"), how="inner", on=["userid", "courseid"])
         .select(
-            "itemid", "courseid", "cmid", F.col("itemmodule").alias("modname"), "userid", "user_key",
+            "itemid", "courseid", "cmid", F.col("itemmodule").alias("modname"), "user_key",
             (F.col("finalgrade").cast("double") / F.col("grademax").cast("double")).alias("fraction"),
             F.coalesce(F.col("aggregationcoef").cast("double"), F.lit(0.0)).alias("weight"),
             to_timestamp("submitted").alias("submitted_at"), to_timestamp("graded").alias("graded_at"),
@@ -97,21 +97,21 @@ def attempts(quiz_attempts: DataFrame, quiz: DataFrame) -> DataFrame:
 
 
 def fact_submission(
-    assignments: DataFrame, attempts: DataFrame, resources: DataFrame, enrolments: DataFrame
+    assignments: DataFrame, attempts: DataFrame, resources: DataFrame, students: DataFrame
 ) -> DataFrame:
     """Return students' submissions and finished attempts. Grain: (assessment module, user, attempt).
 
-    courseid, cmid bigint; modname string (assign, quiz); userid bigint; user_key string; attempt int from 1;
+    courseid, cmid bigint; modname string (assign, quiz); user_key string; attempt int from 1;
     submitted_at timestamp; due_at timestamp, null when not set; status string. UTC.
-    Source: assignments(), attempts(), dim_resource, fact_enrolment.
+    Source: assignments(), attempts(), dim_resource, enrolments.students().
     """
     places = resources.where("not is_deleted").select("cmid", "courseid", "modname", "instance")
     return (
         assignments.unionByName(attempts)
         .join(F.broadcast(places), how="inner", on=["modname", "instance"])
-        .join(enrolments.select("userid", "courseid", "user_key"), how="inner", on=["userid", "courseid"])
+        .join(students.select("userid", "courseid", "user_key"), how="inner", on=["userid", "courseid"])
         .select(
-            "courseid", "cmid", "modname", "userid", "user_key", "attempt", to_timestamp("submitted").alias("submitted_at"),
+            "courseid", "cmid", "modname", "user_key", "attempt", to_timestamp("submitted").alias("submitted_at"),
             to_timestamp("due").alias("due_at"), "status",
         )
     )  # fmt: skip

@@ -64,7 +64,7 @@ def logged(lifecycle: DataFrame) -> DataFrame:
     )
 
 
-def fact_enrolment(
+def students(
     current: DataFrame,
     logged: DataFrame,
     completions: DataFrame,
@@ -72,7 +72,7 @@ def fact_enrolment(
     users: DataFrame,
     courses: DataFrame,
 ) -> DataFrame:
-    """Return students' enrolments, those included that Moodle deleted. Grain: (userid, courseid).
+    """Return students' enrolments with id and pseudonym, for curate's own joins. Grain: (userid, courseid).
 
     Moodle deletes the row of whoever is unenrolled: the log's event user_enrolment_deleted holds it. A person
     is left out who is or was staff of the course and never a student of it.
@@ -102,6 +102,14 @@ def fact_enrolment(
             to_timestamp("timecompleted").alias("completed_at"),
         )
     )  # fmt: skip
+
+
+def fact_enrolment(students: DataFrame) -> DataFrame:
+    """Return students' enrolments, those included that Moodle deleted. Grain: (user_key, courseid).
+
+    Columns as of students(), without the id.
+    """
+    return students.drop("userid")
 
 
 def _earliest(*columns: Column) -> Column:

@@ -26,8 +26,8 @@ def fact_event(events: DataFrame, users: DataFrame, resources: DataFrame, roles:
 
     Left out: anonymous rows, people logged in as others (realuserid), nobody and guests (userid <= 1), and
     what the machine did: origin cli or restore, and null, which is history that a course restore copied.
-    event_id bigint; occurred_at timestamp UTC; userid bigint; user_key string; courseid bigint (0 or 1: the
-    site); cmid bigint and modname string (null outside of modules); component, eventname, action, target,
+    event_id bigint; occurred_at timestamp UTC; user_key string; courseid bigint (0 or 1: the site);
+    cmid bigint and modname string (null outside of modules); component, eventname, action, target,
     crud string; edulevel int; role string: the person's in the course at that time, staff, student (who was
     not staff as well) or other.
     Source: logstore_standard_log.
@@ -51,7 +51,7 @@ def fact_event(events: DataFrame, users: DataFrame, resources: DataFrame, roles:
         .select(
             F.col("id").alias("event_id"),
             to_timestamp("timecreated").alias("occurred_at"),
-            "userid", "user_key", "courseid", "cmid",
+            "user_key", "courseid", "cmid",
             F.when(F.col("cmid").isNotNull(), F.coalesce("resource_modname", plugin)).alias("modname"),
             "component", "eventname", "action", "target", "crud", "edulevel",
             F.when(was(STAFF), STAFF).when(was(STUDENT), STUDENT).otherwise(OTHER).alias("role"),

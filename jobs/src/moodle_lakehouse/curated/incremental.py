@@ -37,7 +37,7 @@ class Past(snapshots.Record):
 
 @dataclass(frozen=True)
 class Joined:
-    """What the log's rows are joined with: the tables of dim_user and dim_resource, and curate's course_roles."""
+    """What the log's rows are joined with: curate's known users and course_roles, and the table of dim_resource."""
 
     users: DataFrame
     roles: DataFrame

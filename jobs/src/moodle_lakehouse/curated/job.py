@@ -2,6 +2,7 @@
 
 Every transform is a pure function of DataFrames; this module reads and writes.
 
+Users' ids stay within curate: what it writes names people by their pseudonyms (see user_keys).
 Moodle's times are seconds since 1970 with 0 or null for "not set"; here they are UTC timestamps or null.
 Facts hold known users only: people who were erased from `user` vanish from every fact with the next run.
 """
@@ -24,9 +25,11 @@ from moodle_lakehouse.curated import (
     enrolments,
     events,
     incremental,
+    migration,
     quality,
     raw_tables,
     roles,
+    user_keys,
     users,
 )
 from moodle_lakehouse.errors import LakehouseError
@@ -41,18 +44,21 @@ LIFECYCLE_EVENTS = (*enrolments.LIFECYCLE_EVENTS, *roles.LIFECYCLE_EVENTS, *cour
 def run(spark: SparkSession, config: Config) -> dict[str, int]:
     """Write the curated tables, unless all were made of the current raw tables; return rows by table.
 
-    Of fact_event only the months that may differ are written (see incremental).
+    Before that, tables of earlier releases are brought to this one's form (see migration), and new users get their
+    pseudonyms. Of fact_event only the months that may differ are written (see incremental).
 
     Raises:
-        LakehouseError: there are no raw tables yet, or a check of quality stops what follows.
+        LakehouseError: there are no raw tables yet, the key of the pseudonyms is another one, or a check of quality stops
+            what follows.
     """
     with job_runs.job(spark, "curate") as job:
         tables.ensure_namespaces(spark)
         raw = raw_tables.RawTables(spark)
         if LOG not in raw or "course" not in raw:
             raise LakehouseError(
-                "The lake has no raw tables yet", where=table_names.raw("*"), remedy="run ingest first"
+                "The lake has no raw tables yet", where=f"{table_names.CATALOG}.raw", remedy="run ingest first"
             )
+        job.detail.update(migration.run(spark, config))
         attributes = config.analytics.enrolment_attributes
         module_names = [row["name"] for row in raw["modules"].collect()]
         read = {*contracts.RAW_COLUMNS, *module_names, *([attributes.table] if attributes else [])}
@@ -62,8 +68,10 @@ def run(spark: SparkSession, config: Config) -> dict[str, int]:
             log.info("curate: nothing new")
         else:
             summary = input_fingerprint.summary(made_of)
+            pseudonyms = user_keys.update(spark, config.privacy.key(), raw["user"].select(F.col("id").alias("userid")))
             with _cache() as keep:
-                _write_all(spark, config, raw, module_names, inputs.get(incremental.LOG, 0), summary, keep)
+                log_snapshot = inputs.get(incremental.LOG, 0)
+                _write_all(spark, config, raw, pseudonyms, module_names, log_snapshot, summary, keep)
         rows = {name.rsplit(".", 1)[-1]: tables.row_count(spark, name) for name in table_names.CURATED}
         job.detail["rows"] = rows
         quality.check(spark, fresh=config.analytics.as_of == "now")
@@ -95,6 +103,7 @@ def _write_all(
     spark: SparkSession,
     config: Config,
     raw: raw_tables.RawTables,
+    pseudonyms: DataFrame,
     module_names: list[str],
     log_snapshot: int,
     summary: Mapping[str, str],
@@ -103,17 +112,17 @@ def _write_all(
     """Write every curated table."""
     # Few rows, but of every file of the log: brought together, or each use would be as many tasks as there are files.
     lifecycle = keep(raw[LOG].where(F.col("eventname").isin(*LIFECYCLE_EVENTS)).hint("rebalance"))
-    dim_user = keep(users.dim_user(raw["user"], users.pseudonym(config.privacy.key())))
+    known_users = keep(users.known(raw["user"], pseudonyms))
     dim_course = keep(courses.dim_course(raw["course"]))
     instances = courses.module_instances(spark, raw, module_names)
     dim_resource = keep(
         courses.dim_resource(raw["modules"], raw["course_modules"], raw["course_sections"], instances, lifecycle)
     )
     archetypes = roles.course_archetypes(raw["context"], raw["role"], raw["role_assignments"], lifecycle)
-    joined = incremental.Joined(dim_user, keep(roles.course_roles(archetypes)), dim_resource)
+    joined = incremental.Joined(known_users, keep(roles.course_roles(archetypes)), dim_resource)
     outputs = {
         **_made_of_enrolments(raw, lifecycle, dim_course, joined, keep),
-        table_names.DIM_USER: dim_user,
+        table_names.DIM_USER: users.dim_user(known_users),
         table_names.DIM_COURSE: dim_course,
         table_names.DIM_RESOURCE: dim_resource,
         **_attributes(spark, config, raw, joined.user_keys),
@@ -138,8 +147,8 @@ def _made_of_enrolments(
     keep: Callable[[DataFrame], DataFrame],
 ) -> dict[str, DataFrame]:
     """Return fact_enrolment and the facts of enrolled students, by their tables' names."""
-    fact_enrolment = keep(
-        enrolments.fact_enrolment(
+    students = keep(
+        enrolments.students(
             enrolments.current(raw["user_enrolments"], raw["enrol"]),
             enrolments.logged(lifecycle),
             raw["course_completions"],
@@ -149,28 +158,28 @@ def _made_of_enrolments(
         )
     )
     return {
-        table_names.FACT_ENROLMENT: fact_enrolment,
+        table_names.FACT_ENROLMENT: enrolments.fact_enrolment(students),
         table_names.FACT_GRADE: assessments.fact_grade(
-            raw["grade_grades"], raw["grade_grades_history"], raw["grade_items"], joined.resources, fact_enrolment
+            raw["grade_grades"], raw["grade_grades_history"], raw["grade_items"], joined.resources, students
         ),
         table_names.FACT_SUBMISSION: assessments.fact_submission(
             assessments.assignments(raw["assign_submission"], raw["assign"], raw["groups_members"]),
             assessments.attempts(raw["quiz_attempts"], raw["quiz"]),
             joined.resources,
-            fact_enrolment,
+            students,
         ),
     }
 
 
 def _attributes(
-    spark: SparkSession, config: Config, raw: raw_tables.RawTables, user_keys: DataFrame
+    spark: SparkSession, config: Config, raw: raw_tables.RawTables, known: DataFrame
 ) -> dict[str, DataFrame]:
     """Return the configured attributes of users and of enrolments, by their tables' names."""
     wanted = config.analytics.enrolment_attributes
     plugin = raw.all_columns(wanted.table) if wanted else None
     return {
         table_names.USER_ATTRIBUTE: users.user_attribute(
-            raw["user_info_data"], raw["user_info_field"], user_keys, config.analytics.profile_fields
+            raw["user_info_data"], raw["user_info_field"], known, config.analytics.profile_fields
         ),
-        table_names.ENROLMENT_ATTRIBUTE: users.enrolment_attribute(spark, plugin, wanted),
+        table_names.ENROLMENT_ATTRIBUTE: users.enrolment_attribute(spark, plugin, known, wanted),
     }

@@ -25,32 +25,32 @@ GRAINS = {table: contracts.CONTRACTS[table].key for table in table_names.CURATED
 
 @dataclass(frozen=True)
 class Reference:
-    """Values of a fact's column that a dimension must hold; null refers to nothing. above: smaller ones neither."""
+    """Values of a fact's column that a dimension must hold; null refers to nothing, nor do numbers up to `up_to`."""
 
     column: str
     dimension: str
     stops: bool
-    above: int = 0
+    up_to: int | None = None
 
 
 # Facts hold known people only. Courses and resources that were deleted before the log begins are known to nobody.
 REFERENCES = {
     table_names.FACT_EVENT: (
-        Reference("userid", table_names.DIM_USER, stops=True),
-        Reference("courseid", table_names.DIM_COURSE, stops=False, above=1),
-        Reference("cmid", table_names.DIM_RESOURCE, stops=False),
+        Reference("user_key", table_names.DIM_USER, stops=True),
+        Reference("courseid", table_names.DIM_COURSE, stops=False, up_to=1),
+        Reference("cmid", table_names.DIM_RESOURCE, stops=False, up_to=0),
     ),
     table_names.FACT_ENROLMENT: (
-        Reference("userid", table_names.DIM_USER, stops=True),
-        Reference("courseid", table_names.DIM_COURSE, stops=False),
+        Reference("user_key", table_names.DIM_USER, stops=True),
+        Reference("courseid", table_names.DIM_COURSE, stops=False, up_to=0),
     ),
     table_names.FACT_GRADE: (
-        Reference("userid", table_names.DIM_USER, stops=True),
-        Reference("cmid", table_names.DIM_RESOURCE, stops=False),
+        Reference("user_key", table_names.DIM_USER, stops=True),
+        Reference("cmid", table_names.DIM_RESOURCE, stops=False, up_to=0),
     ),
     table_names.FACT_SUBMISSION: (
-        Reference("userid", table_names.DIM_USER, stops=True),
-        Reference("cmid", table_names.DIM_RESOURCE, stops=True),
+        Reference("user_key", table_names.DIM_USER, stops=True),
+        Reference("cmid", table_names.DIM_RESOURCE, stops=True, up_to=0),
     ),
 }
 
@@ -188,7 +188,8 @@ def _refer(spark: SparkSession, df: DataFrame, reference: Reference) -> tuple[Da
     held = spark.table(reference.dimension).select(F.col(reference.column), F.lit(True).alias(known))
     joined = df.join(F.broadcast(held), reference.column, "left")
     value = F.col(reference.column)
-    return joined, value.isNotNull() & (value > reference.above) & F.col(known).isNull()
+    refers = value.isNotNull() if reference.up_to is None else value > reference.up_to
+    return joined, refers & F.col(known).isNull()
 
 
 def _finding(row: tuple[object, ...]) -> str:

@@ -22,7 +22,7 @@ class RawTables:
 
     def __init__(self, spark: SparkSession) -> None:
         self._spark = spark
-        self._names = {row["tableName"] for row in spark.sql(f"SHOW TABLES IN {table_names.CATALOG}.raw").collect()}
+        self._names = set(tables.names_in(spark, table_names.full_name(table_names.CATALOG, "raw")))
 
     def __getitem__(self, name: str) -> DataFrame:
         return self.select(name, contracts.RAW_COLUMNS[name])

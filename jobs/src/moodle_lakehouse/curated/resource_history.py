@@ -49,7 +49,7 @@ class HistoryState(snapshots.Record):
 
     begins: the end of the first ingest; seen: of the last one that was compared; snapshots: of each table then;
     gaps: (table, from, to) where snapshots had expired before they were compared; made_from: the stamp of what recent
-    changes were refreshed by.
+    changes were refreshed by; has_texts: an earlier release may have kept texts of labels as their names.
     """
 
     PROPERTY = "lakehouse.history"
@@ -59,6 +59,7 @@ class HistoryState(snapshots.Record):
     snapshots: dict[str, int]
     gaps: list[tuple[str, int, int]] = Field(default_factory=list)
     made_from: str = ""
+    has_texts: bool = True
 
 
 def run(spark: SparkSession, *, refresh: bool = True) -> int:
@@ -74,12 +75,12 @@ def run(spark: SparkSession, *, refresh: bool = True) -> int:
         raw = raw_tables.RawTables(spark)
         if "course_modules" not in raw or "modules" not in raw or "logstore_standard_log" not in raw:
             raise LakehouseError(
-                "The lake has no raw tables yet", where=table_names.raw("*"), remedy="run ingest first"
+                "The lake has no raw tables yet", where=f"{table_names.CATALOG}.raw", remedy="run ingest first"
             )
         names = [row["name"] for row in raw["modules"].collect()]
         tracked = ["course_modules", "course_sections", "modules", *[name for name in names if name in raw]]
         versions = resource_states.versions(spark, tracked)
-        state = read_state(spark)
+        state = _without_texts(spark, read_state(spark))
         moments = resource_states.moments(resource_states.ingests(spark), versions, state.seen if state else None)
         if state is None and not moments:
             raise LakehouseError(
@@ -92,6 +93,19 @@ def run(spark: SparkSession, *, refresh: bool = True) -> int:
             new_state = _next_state(versions, moments, state, stamp)
             job.detail.update(_update(spark, raw, names, versions, moments, state, new_state))
         return tables.row_count(spark, table_names.RESOURCE_HISTORY)
+
+
+def _without_texts(spark: SparkSession, state: HistoryState | None) -> HistoryState | None:
+    """Remove the names of modules that are named by their text, once, and return the state that says so."""
+    if state is None or not state.has_texts:
+        return state
+    state = state.model_copy(update={"has_texts": False})
+    modules = ", ".join(table_names.literal(name) for name in table_names.NAMED_BY_TEXT)
+    values = ", ".join(f"{column} = CASE WHEN change <> 'renamed' THEN {column} END" for column in ("old", "new"))
+    statement = f"UPDATE {table_names.quoted(table_names.RESOURCE_HISTORY)} SET name = NULL, {values}"
+    statement += f" WHERE modname IN ({modules}) AND name IS NOT NULL"
+    writers.change(spark, statement, run_id=job_runs.run_id(), summary=state.summary())
+    return state
 
 
 def read_state(spark: SparkSession) -> HistoryState | None:
@@ -126,6 +140,7 @@ def _next_state(versions: Versions, moments: Sequence[Moment], state: HistorySta
         snapshots={name: version.snapshot_id for name, version in current.items() if version is not None},
         gaps=[*state.gaps, *_gaps(versions, state)] if state else [],
         made_from=stamp,
+        has_texts=False,
     )
 
 

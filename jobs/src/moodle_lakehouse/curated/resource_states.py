@@ -140,8 +140,10 @@ def states(spark: SparkSession, found: Versions, names: Sequence[str], times: Se
     for name in names:
         if any(version.rows for version in found.get(name, ())):
             due = raw_tables.DUE_COLUMNS.get(name, "no_due_time")
+            # Snapshots of an earlier release may hold texts for names.
+            known = F.lit(None).cast("string").alias("name") if name in table_names.NAMED_BY_TEXT else F.col("name")
             of_module = table(name, _INSTANCES.format(due=due)).select(
-                "step", F.lit(name).alias("modname"), F.col("id").alias("instance"), "name",
+                "step", F.lit(name).alias("modname"), F.col("id").alias("instance"), known,
                 F.when(F.col(due) > 0, F.col(due)).alias("due"), "revision", "timemodified",
             )  # fmt: skip
             instances = instances.unionByName(of_module)

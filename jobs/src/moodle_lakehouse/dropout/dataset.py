@@ -22,7 +22,7 @@ MIN_COURSES = 2
 MIN_ENROLMENTS = 100
 MIN_OF_EACH_OUTCOME = 20
 
-KEYS = ("userid", "courseid", "week")
+KEYS = ("user_key", "courseid", "week")
 
 
 class TooLittleDataError(LakehouseError):
@@ -103,7 +103,7 @@ def teaching_weeks() -> Column:
 
 def labelled(rows: DataFrame, outcomes: DataFrame) -> DataFrame:
     """Return rows of features.enrolment_week with their enrolment's label; rows without one go."""
-    return rows.join(outcomes, ["userid", "courseid"], "inner")
+    return rows.join(outcomes, ["user_key", "courseid"], "inner")
 
 
 def in_courses(courses: Sequence[Course]) -> Column:
@@ -184,7 +184,7 @@ def _when(as_of: dt.datetime | None) -> str:
 def current_rows(src: features.Sources, moment: dt.datetime, known: DataFrame) -> DataFrame:
     """Return feature rows of the last complete week at the moment and of the week before, for running courses.
 
-    Grain (userid, courseid, week); is_current tells the two apart, at_risk says whether the enrolment is still
+    Grain (user_key, courseid, week); is_current tells the two apart, at_risk says whether the enrolment is still
     open: neither ended nor completed. The rest of the cohort stays, for it is what a student is compared with.
     """
     now = point_in_time.literal(moment)
@@ -194,12 +194,12 @@ def current_rows(src: features.Sources, moment: dt.datetime, known: DataFrame) -
         F.floor((F.unix_timestamp(now) - F.unix_timestamp("start_at")) / activity.WEEK).cast("int").alias("current"),
     )
     enrolments = src.enrolments.select(
-        "userid", "courseid", (F.col("unenrolled_at").isNull() & F.col("completed_at").isNull()).alias("at_risk")
+        "user_key", "courseid", (F.col("unenrolled_at").isNull() & F.col("completed_at").isNull()).alias("at_risk")
     )
     return (
         known.join(F.broadcast(current), "courseid", "inner")
         .where("week in (current, current - 1)")
         .withColumn("is_current", F.col("week") == F.col("current"))
-        .join(enrolments, ["userid", "courseid"], "inner")
+        .join(enrolments, ["user_key", "courseid"], "inner")
         .drop("current")
     )

@@ -148,7 +148,7 @@ def _without(
 def _others(rows: DataFrame, left_out: Sequence[dataset.Course]) -> DataFrame:
     """The rows of other courses and other students than those of the courses left out."""
     inside = dataset.in_courses(left_out)
-    return rows.where(~inside).join(rows.where(inside).select("userid").distinct(), "userid", "left_anti")
+    return rows.where(~inside).join(rows.where(inside).select("user_key").distinct(), "user_key", "left_anti")
 
 
 def _predicted(rows: DataFrame, cv_folds: Sequence[CvFold], question: EvaluationSpec) -> dict[str, DataFrame]:

@@ -188,7 +188,7 @@ def column_name(prefix: str, name: str) -> str:
 
 
 def build(src: Sources, as_of: dt.datetime | None) -> DataFrame:
-    """Compute the table features.enrolment_week. Grain: (userid, courseid, week), enrolments not ended by the cutoff.
+    """Compute the table features.enrolment_week. Grain: (user_key, courseid, week), enrolments not ended by the cutoff.
 
     Every source is reduced to what a student gained in a week, stacked, and summed up along the weeks; the
     cohorts are formed last, from the rows that are in the risk set.
@@ -205,7 +205,7 @@ def build(src: Sources, as_of: dt.datetime | None) -> DataFrame:
 
 def columns(src: Sources) -> list[str]:
     """Return the table's columns in order: keys, what reasons are made of, features, the site's own attributes."""
-    keys = ["userid", "user_key", "courseid", "week", "cutoff_at", "enrolled"]
+    keys = ["user_key", "courseid", "week", "cutoff_at", "enrolled"]
     named = list(dict.fromkeys([*keys, *RAW, *(feature.name for feature in FEATURES)]))
     return [
         *named,
@@ -281,7 +281,7 @@ def _week_known(moment: Column) -> Column:
 
 
 def _spine(enrolments: DataFrame, courses: DataFrame) -> DataFrame:
-    """The risk set. Grain (userid, courseid, week): the weeks of an enrolment up to the last cutoff before its end.
+    """The risk set. Grain (user_key, courseid, week): the weeks of an enrolment up to the last cutoff before its end.
 
     in_spine 1; enrolled: when it began (epoch seconds; one of unknown beginning began before the course).
     An end at the very cutoff has happened by then.
@@ -292,7 +292,7 @@ def _spine(enrolments: DataFrame, courses: DataFrame) -> DataFrame:
         .withColumn("last", F.least("last_week", last_enrolled).cast("int"))
         .where("last >= 0")
         .select(
-            "userid",
+            "user_key",
             "courseid",
             F.explode(F.sequence(F.lit(0), F.col("last"))).alias("week"),
             F.lit(1).alias("in_spine"),
@@ -302,7 +302,7 @@ def _spine(enrolments: DataFrame, courses: DataFrame) -> DataFrame:
 
 
 def _activity(events: DataFrame, courses: DataFrame) -> DataFrame:
-    """Grain (userid, courseid, week): what students did in the week that ends at the cutoff.
+    """Grain (user_key, courseid, week): what students did in the week that ends at the cutoff.
 
     One pass over the log: it is reduced per module and week first, where days are bits of a week, so that
     the days of several modules can be united and a module opened for the first time can be recognised.
@@ -315,7 +315,7 @@ def _activity(events: DataFrame, courses: DataFrame) -> DataFrame:
         by_students(events)
         .join(F.broadcast(courses), "courseid", "inner")
         .select(
-            "userid",
+            "user_key",
             "courseid",
             F.col("cmid"),
             group.alias("module_group"),
@@ -326,19 +326,19 @@ def _activity(events: DataFrame, courses: DataFrame) -> DataFrame:
             "last_week",
         )
         .where("week <= last_week")
-        .repartition("userid", "courseid")
+        .repartition("user_key", "courseid")
     )
-    of_module = acts.groupBy("userid", "courseid", "cmid", "week").agg(
+    of_module = acts.groupBy("user_key", "courseid", "cmid", "week").agg(
         F.count("*").alias("events"),
         F.sum("write").alias("writes"),
         F.max("module_group").alias("module_group"),
         F.bit_or("day").alias("days"),
         F.max("at").alias("last_access"),
     )
-    first = F.min("week").over(Window.partitionBy("userid", "courseid", "cmid"))
+    first = F.min("week").over(Window.partitionBy("user_key", "courseid", "cmid"))
     return (
         of_module.withColumn("opened", (F.col("cmid").isNotNull() & (F.col("week") == first)).cast("int"))
-        .groupBy("userid", "courseid", "week")
+        .groupBy("user_key", "courseid", "week")
         .agg(
             F.sum("events").alias("events"),
             F.sum("writes").alias("writes"),
@@ -390,30 +390,30 @@ def _calendar(resources: DataFrame, courses: DataFrame) -> DataFrame:
 
 
 def _assessed(src: Sources, courses: DataFrame) -> list[DataFrame]:
-    """What was handed in and graded, in rows of (userid, courseid, week): the week it became known in."""
+    """What was handed in and graded, in rows of (user_key, courseid, week): the week it became known in."""
     graded = src.grades.where(F.col("graded_at").isNotNull() & F.col("fraction").isNotNull())
     results = _results(src, graded, courses)
     return [_handed_in(results), _on_calendar(results), _grades(graded, courses)]
 
 
 def _results(src: Sources, graded: DataFrame, courses: DataFrame) -> DataFrame:
-    """Assessments a student has dealt with. Grain (userid, courseid, cmid): at, credited, due, week_known and _due's weeks.
+    """Assessments a student has dealt with. Grain (user_key, courseid, cmid): at, credited, due, week_known and _due's weeks.
 
     credited: the result came before any submission (from an earlier attempt, or marked offline) and asks for none.
     """
     due = F.broadcast(_due(src.resources, courses).drop("courseid"))
     status = F.coalesce(F.lower("status"), F.lit(""))
     submitted = src.submissions.where(~status.isin(*NOT_HANDED_IN)).select(
-        "userid", "courseid", "cmid", F.unix_timestamp("submitted_at").alias("submitted")
+        "user_key", "courseid", "cmid", F.unix_timestamp("submitted_at").alias("submitted")
     )
     # A zero is what many sites give to who did not hand in.
     results = graded.where(F.col("modname").isin(*ASSESSMENTS) & (F.col("fraction") > 0)).select(
-        "userid", "courseid", "cmid", F.unix_timestamp("graded_at").alias("graded")
+        "user_key", "courseid", "cmid", F.unix_timestamp("graded_at").alias("graded")
     )
     is_credited = F.col("graded").isNotNull() & (F.col("submitted").isNull() | (F.col("graded") < F.col("submitted")))
     return (
         submitted.unionByName(results, allowMissingColumns=True)
-        .groupBy("userid", "courseid", "cmid")
+        .groupBy("user_key", "courseid", "cmid")
         .agg(F.min("submitted").alias("submitted"), F.min("graded").alias("graded"))
         .withColumn("credited", is_credited.cast("int"))
         .withColumn("at", F.when(is_credited, F.col("graded")).otherwise(F.col("submitted")))
@@ -428,7 +428,7 @@ def _handed_in(results: DataFrame) -> DataFrame:
     """What counts from when it was handed in, whatever its date."""
     own, dated = F.col("credited") == 0, F.col("due").isNotNull()
     return results.select(
-        "userid",
+        "user_key",
         "courseid",
         F.col("week_known").alias("week"),
         "credited",
@@ -443,7 +443,7 @@ def _on_calendar(results: DataFrame) -> DataFrame:
     """What counts against the calendar: from when both the submission and its date have passed."""
     week = F.greatest("week_known", "week_due")
     return results.where("due IS NOT NULL").select(
-        "userid",
+        "user_key",
         "courseid",
         week.alias("week"),
         F.lit(1).alias("due_handed_in"),
@@ -457,7 +457,7 @@ def _grades(graded: DataFrame, courses: DataFrame) -> DataFrame:
     weight = F.greatest(F.coalesce("weight", F.lit(0.0)), F.lit(0.01))
     return (
         graded.join(F.broadcast(courses), "courseid", "inner")
-        .groupBy("userid", "courseid", _week_known(F.unix_timestamp("graded_at")).alias("week"))
+        .groupBy("user_key", "courseid", _week_known(F.unix_timestamp("graded_at")).alias("week"))
         .agg(
             F.sum(F.col("fraction") * weight).alias("grade_weighted"),
             F.sum(weight).alias("grade_weights"),
@@ -468,10 +468,10 @@ def _grades(graded: DataFrame, courses: DataFrame) -> DataFrame:
 
 
 def _weekly(stacked: DataFrame) -> DataFrame:
-    """Grain (userid, courseid, week): the stacked gains of a week in one row."""
+    """Grain (user_key, courseid, week): the stacked gains of a week in one row."""
     return (
-        stacked.repartition("userid", "courseid")
-        .groupBy("userid", "courseid", "week")
+        stacked.repartition("user_key", "courseid")
+        .groupBy("user_key", "courseid", "week")
         .agg(
             *[
                 F.max(name).alias(name)
@@ -484,14 +484,14 @@ def _weekly(stacked: DataFrame) -> DataFrame:
 
 def _accumulate(weekly: DataFrame, calendar: DataFrame) -> DataFrame:
     """The same grain, the spine's rows only: sums up to the week, latest moments, the last two weeks."""
-    student = Window.partitionBy("userid", "courseid").orderBy("week")
+    student = Window.partitionBy("user_key", "courseid").orderBy("week")
     so_far = student.rowsBetween(Window.unboundedPreceding, Window.currentRow)
     two_weeks = student.rangeBetween(-1, 0)
-    of_last_due = Window.partitionBy("userid", "courseid", "last_due_week").orderBy("week")
+    of_last_due = Window.partitionBy("user_key", "courseid", "last_due_week").orderBy("week")
     return (
         weekly.join(F.broadcast(calendar), ["courseid", "week"], "inner")
         .select(
-            "userid",
+            "user_key",
             "courseid",
             "week",
             "in_spine",
@@ -542,7 +542,7 @@ def _student(known: DataFrame, courses: DataFrame) -> DataFrame:
         known.join(F.broadcast(courses), "courseid", "inner")
         .withColumn("cutoff", start + F.col("week") * WEEK)
         .select(
-            "userid",
+            "user_key",
             "courseid",
             "week",
             F.timestamp_seconds("cutoff").alias("cutoff_at"),
@@ -553,15 +553,14 @@ def _student(known: DataFrame, courses: DataFrame) -> DataFrame:
 
 
 def _attributes(rows: DataFrame, src: Sources) -> DataFrame:
-    """The rows with the student's pseudonym and the configured attributes of enrolment and student."""
-    who = src.enrolments.select("userid", "courseid", "user_key")
+    """The rows with the configured attributes of enrolment and student."""
     if src.attributes is not None and src.attribute_names:
         wide = (
-            src.attributes.groupBy("userid", "courseid")
+            src.attributes.groupBy("user_key", "courseid")
             .pivot("attribute", list(src.attribute_names))
             .agg(F.max("value"))
             .select(
-                "userid",
+                "user_key",
                 "courseid",
                 *[
                     F.col(f"`{name}`").cast("double").alias(column_name(ATTRIBUTE, name))
@@ -569,16 +568,16 @@ def _attributes(rows: DataFrame, src: Sources) -> DataFrame:
                 ],
             )
         )
-        who = who.join(wide, ["userid", "courseid"], "left")
+        rows = rows.join(wide, ["user_key", "courseid"], "left")
     if src.profile is not None and src.profile_names:
         wide = (
-            src.profile.groupBy("userid")
+            src.profile.groupBy("user_key")
             .pivot("field", list(src.profile_names))
             .agg(F.max("value"))
-            .select("userid", *[F.col(f"`{name}`").alias(column_name(PROFILE, name)) for name in src.profile_names])
+            .select("user_key", *[F.col(f"`{name}`").alias(column_name(PROFILE, name)) for name in src.profile_names])
         )
-        who = who.join(wide, ["userid"], "left")
-    return rows.join(who, ["userid", "courseid"], "inner")
+        rows = rows.join(wide, ["user_key"], "left")
+    return rows
 
 
 def _against_cohort(rows: DataFrame) -> DataFrame:

@@ -39,7 +39,7 @@ def over(courses: DataFrame, as_of: dt.datetime | None) -> DataFrame:
 
 
 def build(enrolments: DataFrame, courses: DataFrame, label: str) -> DataFrame:
-    """Label the enrolments of the given courses 1.0 or 0.0. Grain (userid, courseid) of fact_enrolment.
+    """Label the enrolments of the given courses 1.0 or 0.0. Grain (user_key, courseid) of fact_enrolment.
 
     enrolments must be cut at the moment for which the courses are over: what came later is not known.
     """
@@ -51,7 +51,9 @@ def build(enrolments: DataFrame, courses: DataFrame, label: str) -> DataFrame:
         value = F.col("completed_at").isNull()
     else:
         raise ValueError(f"unknown label {label!r}: use one of {', '.join(LABELS)}")
-    return enrolments.join(ends, "courseid", "inner").select("userid", "courseid", value.cast("double").alias("label"))
+    return enrolments.join(ends, "courseid", "inner").select(
+        "user_key", "courseid", value.cast("double").alias("label")
+    )
 
 
 def finished(enrolments: DataFrame, courses: DataFrame, as_of: dt.datetime | None, label: str) -> Finished:

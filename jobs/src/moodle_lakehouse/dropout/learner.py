@@ -129,7 +129,7 @@ def fit(rows: DataFrame, label: str) -> Model:
     # Rows in a fixed order on fixed workers: the same data give the same trees.
     prepared = (
         encoded(rows, spec, keep=(*KEYS, "label"))
-        .repartition(workers, "userid", "courseid")
+        .repartition(workers, "user_key", "courseid")
         .sortWithinPartitions(*KEYS)
         .drop(*KEYS)
     )
@@ -169,7 +169,7 @@ def _constraints(rows: DataFrame, names: Sequence[str]) -> tuple[int, ...]:
     known = {feature.name: feature.risk for feature in features.FEATURES}
     own = [name for name in names if name.startswith(features.ATTRIBUTE)]
     if own:
-        once = rows.groupBy("userid", "courseid").agg(*[F.first(name).alias(name) for name in (*own, "label")])
+        once = rows.groupBy("user_key", "courseid").agg(*[F.first(name).alias(name) for name in (*own, "label")])
         found = once.agg(*[F.corr(name, "label").alias(name) for name in own]).first()
         assert found is not None
         for name in own:

@@ -40,7 +40,7 @@ INTERVALS = "95 %: DeLong (AUC), normal (Brier), Wilson (shares); chance among s
 def per_week(scored: DataFrame, weeks: Iterable[int], capacity: int) -> list[dict[str, Any]]:
     """Return the measures of every week, in the given order.
 
-    scored: userid, courseid, week, label (0 or 1), probability; grain enrolment and week. capacity: how many
+    scored: user_key, courseid, week, label (0 or 1), probability; grain enrolment and week. capacity: how many
     students of a course are on the advisor's list. A week without rows has 0 students and null measures; one with
     a single outcome has no auc.
     """
@@ -55,8 +55,8 @@ def by_week(counts: pd.DataFrame, weeks: Iterable[int]) -> list[dict[str, Any]]:
 def counted(scored: DataFrame, capacity: int, *by: str) -> pd.DataFrame:
     """Count rows per group, calibration bin and probability step: few counts, whatever the number of rows."""
     p, y = F.col("probability"), F.col("label")
-    # Who is as probable as another comes first by the lower id: a list must have an end.
-    place = F.row_number().over(Window.partitionBy("courseid", "week").orderBy(F.desc("probability"), "userid"))
+    # Who is as probable as another comes first by the lower key: a list must have an end.
+    place = F.row_number().over(Window.partitionBy("courseid", "week").orderBy(F.desc("probability"), "user_key"))
     return (
         scored.withColumn("listed", (place <= capacity).cast("int"))
         .groupBy(

@@ -99,7 +99,7 @@ def _report_drift(
 
 
 def risk(rows: DataFrame, champion: Registered, moment: dt.datetime, snapshots: Mapping[str, int]) -> DataFrame:
-    """Return marts.student_risk for the rows of current_rows. Grain: (userid, courseid) of the current week.
+    """Return marts.student_risk for the rows of current_rows. Grain: (user_key, courseid) of the current week.
 
     data_snapshots: the snapshot of each table that the scores were made of; with model_version they can be made again.
     probability calibrated; change against the same model's probability of the week before, null when there is
@@ -111,17 +111,17 @@ def risk(rows: DataFrame, champion: Registered, moment: dt.datetime, snapshots: 
     # Figures and features overlap: what both need comes through under a name of its own.
     figures = explanations.figures(rows.columns)
     renamed = open_rows.select("*", *[F.col(name).alias(f"figure_{name}") for name in figures])
-    keep = ["userid", "user_key", "courseid", "week", *shown, *[f"figure_{name}" for name in figures]]
+    keep = ["user_key", "courseid", "week", *shown, *[f"figure_{name}" for name in figures]]
     scored = learner.predict(model, renamed.where("is_current"), keep, contributions=True)
     scored = scored.withColumnsRenamed({f"figure_{name}": name for name in figures})
     explained = explanations.explain(
-        scored, model.spec.features, model.spec.constraints, ("userid", "user_key", "courseid", "week", "probability")
+        scored, model.spec.features, model.spec.constraints, ("user_key", "courseid", "week", "probability")
     )
-    before = learner.predict(model, open_rows.where("not is_current"), ("userid", "courseid")).select(
-        "userid", "courseid", F.col("probability").alias("before")
+    before = learner.predict(model, open_rows.where("not is_current"), ("user_key", "courseid")).select(
+        "user_key", "courseid", F.col("probability").alias("before")
     )
     return (
-        explained.join(before, ["userid", "courseid"], "left")
+        explained.join(before, ["user_key", "courseid"], "left")
         .withColumn("run_id", F.lit(job_runs.run_id()))
         .withColumn("as_of", point_in_time.literal(moment))
         .withColumn("scored_at", point_in_time.literal(dt.datetime.now(dt.UTC)))
@@ -162,9 +162,9 @@ def reproduce(spark: SparkSession, config: Config, run_id: str) -> tuple[int, in
     src = features.sources(spark, config.analytics, moment, snapshots)
     again = risk(dataset.current_rows(src, moment, features.build(src, moment)), model, moment, snapshots)
     shown = ["probability", "band", "reason_1", "reason_2", "reason_3"]
-    one = stored.select("userid", "courseid", *shown)
-    two = again.select("userid", "courseid", *[F.col(name).alias(f"{name}_again") for name in shown])
-    both = one.withColumn("old", F.lit(1)).join(two.withColumn("new", F.lit(1)), ["userid", "courseid"], "full_outer")
+    one = stored.select("user_key", "courseid", *shown)
+    two = again.select("user_key", "courseid", *[F.col(name).alias(f"{name}_again") for name in shown])
+    both = one.withColumn("old", F.lit(1)).join(two.withColumn("new", F.lit(1)), ["user_key", "courseid"], "full_outer")
     same = F.col("old").isNotNull() & F.col("new").isNotNull()
     same &= F.abs(F.col("probability") - F.col("probability_again")) <= 1e-6
     for name in shown[1:]:

@@ -30,7 +30,7 @@ def fields(spark: SparkSession) -> dict[str, str]:
 
 
 def by(spark: SparkSession, field: str, rows: DataFrame) -> DataFrame:
-    """Return the rows (userid, courseid, ...) with a column group; refuses a field the lake does not know."""
+    """Return the rows (user_key, courseid, ...) with a column group; refuses a field the lake does not know."""
     known = fields(spark)
     if field not in known:
         raise ConfigError(
@@ -41,11 +41,11 @@ def by(spark: SparkSession, field: str, rows: DataFrame) -> DataFrame:
         )  # fmt: skip
     if known[field] == table_names.USER_ATTRIBUTE:
         values = spark.table(known[field]).where(F.col("field") == field)
-        of_whom = values.groupBy("userid").agg(F.max("value").alias("group"))
-        return _with(rows, of_whom, ["userid"])
+        of_whom = values.groupBy("user_key").agg(F.max("value").alias("group"))
+        return _with(rows, of_whom, ["user_key"])
     values = spark.table(known[field]).where(F.col("attribute") == field)
-    numbers = values.groupBy("userid", "courseid").agg(F.max("value").alias("value"))
-    mine = numbers.join(rows.select("userid", "courseid").distinct(), ["userid", "courseid"], "left_semi")
+    numbers = values.groupBy("user_key", "courseid").agg(F.max("value").alias("value"))
+    mine = numbers.join(rows.select("user_key", "courseid").distinct(), ["user_key", "courseid"], "left_semi")
     if mine.select("value").distinct().limit(MAX_VALUES + 1).count() <= MAX_VALUES:
         group = F.regexp_replace(F.col("value").cast("string"), r"\.0$", "")
     else:
@@ -54,7 +54,7 @@ def by(spark: SparkSession, field: str, rows: DataFrame) -> DataFrame:
         for edge, below in reversed(list(zip(edges, [None, *edges[:-1]], strict=True))):
             name = f"up to {edge:g}" if below is None else f"more than {below:g}, up to {edge:g}"
             group = F.when(F.col("value") <= edge, name).otherwise(group)
-    return _with(rows, numbers.withColumn("group", group).drop("value"), ["userid", "courseid"])
+    return _with(rows, numbers.withColumn("group", group).drop("value"), ["user_key", "courseid"])
 
 
 def _with(rows: DataFrame, of_whom: DataFrame, on: list[str]) -> DataFrame:
@@ -62,8 +62,8 @@ def _with(rows: DataFrame, of_whom: DataFrame, on: list[str]) -> DataFrame:
 
 
 def check_enough(grouped: DataFrame, field: str) -> None:
-    """Refuse groups of which fewer than two can be compared. grouped: userid, courseid, label, group."""
-    once = grouped.groupBy("userid", "courseid", "group").agg(F.max("label").alias("label"))
+    """Refuse groups of which fewer than two can be compared. grouped: user_key, courseid, label, group."""
+    once = grouped.groupBy("user_key", "courseid", "group").agg(F.max("label").alias("label"))
     sizes = once.groupBy("group").agg(F.count("*").alias("students"), F.sum("label").alias("positives")).collect()
     enough = [
         row for row in sizes

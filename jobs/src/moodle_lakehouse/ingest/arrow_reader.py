@@ -21,6 +21,7 @@ from urllib.parse import quote
 from pyspark.sql import SparkSession
 
 from moodle_lakehouse.config import MoodleConfig
+from moodle_lakehouse.errors import without_values
 from moodle_lakehouse.ingest.moodle_tables import ReadColumn, TablePlan
 from moodle_lakehouse.lake import files, writers
 from moodle_lakehouse.lake.table_names import quoted_name
@@ -51,8 +52,13 @@ class _CopyTask:
 
 
 def serves(moodle: MoodleConfig, plan: TablePlan, ranges: Sequence[tuple[int, int]], rows: int) -> bool:
-    """Return whether this reader can be used: plain text, a large table with a sure id, and many rows to a piece."""
-    return moodle.tls == "disabled" and bool(ranges) and plan.key == (plan.id_column,) and rows >= MIN_PIECE_ROWS
+    """Return whether this reader can be used: plain text, a large table with a sure id, and many rows to a piece.
+
+    Not where columns are hashed: their key stays in the driver (hashed_columns), which has Spark join the hashes.
+    """
+    if moodle.tls != "disabled" or any(column.hashed for column in plan.columns):
+        return False
+    return bool(ranges) and plan.key == (plan.id_column,) and rows >= MIN_PIECE_ROWS
 
 
 def writer(
@@ -166,8 +172,10 @@ def _query(task: _CopyTask, sql: str) -> pa.Table:
     except BaseException as error:  # ConnectorX's panics are no Exception
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
-        text = str(error).replace(task.url, "").replace(task.password, "***")
-        raise RuntimeError(f"reading {task.plan.source} failed: {text}") from None
+        text = str(error).replace(task.url, "")
+        for secret in (task.password, quote(task.password, "")):
+            text = text.replace(secret, "***")
+        raise RuntimeError(f"reading {task.plan.source} failed: {without_values(text)}") from None
 
 
 def _schema(columns: Sequence[tuple[str, str, int]]) -> pa.Schema:

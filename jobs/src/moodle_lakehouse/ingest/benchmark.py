@@ -135,7 +135,7 @@ def _in_spark(
                 found = _time_runs(name, rows, runs, lakehouse if name == "lakehouse" else spark_jdbc)
                 written = tables.row_count(spark, table)
             finally:
-                spark.sql(f"DROP TABLE IF EXISTS {table} PURGE")
+                spark.sql(f"DROP TABLE IF EXISTS {table_names.quoted(table)} PURGE")
         if written != rows:
             raise LakehouseError(f"{written:,} rows arrived of {rows:,}", where=name)
         return {**found, **_peak_memory(spark, config.spark.cores_max)}
@@ -144,7 +144,7 @@ def _in_spark(
 
 
 def _raw(config: Config, client: str, plan: TablePlan, extent: TableExtent, rows: int, runs: int) -> dict[str, Any]:
-    moodle, peak = config.moodle, 0
+    moodle, peak, key = config.moodle, 0, quoted_name(plan.id_column or "")
     command = [client, "--quick", "-h", moodle.host, "-P", str(moodle.port), "-u", moodle.user, moodle.database, "-e"]
     ranges = read_plan.id_ranges(plan, extent, moodle.max_connections) or [(extent.low or 0, extent.high or 0)]
 
@@ -152,7 +152,7 @@ def _raw(config: Config, client: str, plan: TablePlan, extent: TableExtent, rows
         nonlocal peak
         clients = [
             subprocess.Popen(
-                [*command, f"SELECT * FROM {quoted_name(plan.source)} WHERE {plan.id_column} BETWEEN {low} AND {high}"],
+                [*command, f"SELECT * FROM {quoted_name(plan.source)} WHERE {key} BETWEEN {low} AND {high}"],
                 stdout=subprocess.DEVNULL,
                 env={**os.environ, "MYSQL_PWD": moodle.password()},
             )

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moodle_lakehouse.errors import LakehouseError, bullet_list, fault
+from moodle_lakehouse.lake import table_names
 from moodle_lakehouse.lake.table_names import quoted_name
 
 FILE = "moodle_tables.yml"
@@ -28,9 +29,13 @@ FULL_EVERY_HOURS = 20  # a table of strategy merge that is read every night is c
 
 @dataclass(frozen=True)
 class JsonReduction:
-    """A JSON column of the log: kept for some events, and of each only some keys (a.b is b inside a)."""
+    """A JSON column of the log: kept for some events, and of each only some keys (a.b is b inside a).
+
+    named_by: the key that holds the module whose `name` it is, null for those that are named by their text.
+    """
 
     events: dict[str, tuple[str, ...]]
+    named_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,8 @@ class Catalogue:
     def table(self, name: str, decided: Mapping[str, str], *, is_module: bool = False) -> MoodleTable:
         """Return what is known about a table, listed or not; decided: what the inventory says about its columns."""
         rule = self.module_instance if is_module else self.extra
+        if name in table_names.NAMED_BY_TEXT:
+            rule = replace(rule, keep=rule.keep - {"name"}, drop=rule.drop | {"name"})
         known = self.tables.get(name) or replace(rule, name=name)
         return known.decided(decided)
 
@@ -132,13 +139,17 @@ class SourceColumn:
 
 @dataclass(frozen=True)
 class ReadColumn:
-    """A column as it is read: the SQL that selects it and its type in the lake. long: a value may be megabytes."""
+    """A column as it is read: the SQL that selects it and its type in the lake. long: a value may be megabytes.
+
+    hashed: the SQL of the bytes whose keyed hash sql is; sql then holds the key and is the driver's alone (hashed_columns).
+    """
 
     name: str
     sql: str
     spark_type: str
     long: bool = False
     policy: str = ""  # the SQL of the privacy policy alone, where sql leaves out erased people as well
+    hashed: str = ""
 
     @property
     def is_number(self) -> bool:
@@ -175,13 +186,19 @@ class TablePlan:
         name = self.table.key[0]
         return name if self._is_whole(name) else None
 
+    @property
+    def is_keyed_by_person(self) -> bool:
+        """Return whether the id of a row is a user's, so that a range of ids tells of people."""
+        return self.id_column in {rule.name for rule in self.person}
+
     def _is_whole(self, name: str | None) -> bool:
         return any(c.name == name and c.spark_type in ("INT", "BIGINT") for c in self.columns)
 
-    def select(self, condition: str | None = None) -> str:
-        """Return the SQL that reads the table with the privacy policy in it."""
+    def select(self, condition: str | None = None, names: Sequence[str] | None = None) -> str:
+        """Return the SQL that reads the table with the privacy policy in it; names: of its columns, None: their own."""
+        named = zip(self.columns, names or [c.name for c in self.columns], strict=True)
         expressions = ", ".join(
-            c.sql if c.sql == quoted_name(c.name) else f"{c.sql} AS {quoted_name(c.name)}" for c in self.columns
+            c.sql if c.sql == quoted_name(name) else f"{c.sql} AS {quoted_name(name)}" for c, name in named
         )
         return f"SELECT {expressions} FROM {quoted_name(self.source)}{self.where(condition)}"
 
@@ -209,11 +226,18 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+_Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+_Path = Annotated[str, Field(pattern=r"^[a-z0-9_]+([.][a-z0-9_]+)*$")]
+# They stand in SQL of source and lake alike, as they are.
+_Condition = Annotated[dict[_Name, _Name | int], Field(min_length=1, max_length=1)]
+
+
 class _JsonRule(_Model):
-    json_: dict[str, list[str]] = Field(alias="json")
+    json_: dict[str, list[_Path]] = Field(alias="json")
+    named_by: _Path | None = None
 
     def reduction(self) -> JsonReduction:
-        return JsonReduction({event: tuple(keys) for event, keys in self.json_.items()})
+        return JsonReduction({event: tuple(keys) for event, keys in self.json_.items()}, self.named_by)
 
 
 class _ProfileRule(_Model):
@@ -228,10 +252,6 @@ class _Text(_Model):
     hash: list[str] = []
     drop: list[str] = []
     reduce: dict[str, _JsonRule | _ProfileRule] = {}
-
-
-_Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-_Condition = Annotated[dict[str, str | int], Field(min_length=1, max_length=1)]
 
 
 class _Table(_Model):
@@ -432,7 +452,7 @@ def _plan_table(table: MoodleTable, prefix: str, columns: Sequence[SourceColumn]
             dropped.append(column.name)
             notes.append(f"{column.name} ({column.column_type}) has no counterpart in the lake; left out")
             continue
-        what = policy.of(column, spark_type in ("STRING", "BINARY"))
+        what, hashed = policy.of(column, spark_type in ("STRING", "BINARY")), ""
         if what in ("drop", "unknown"):
             dropped.append(column.name)
             if what == "unknown" and table.known:
@@ -442,11 +462,12 @@ def _plan_table(table: MoodleTable, prefix: str, columns: Sequence[SourceColumn]
             sql = policy.reduction(column.name)
             long = long and not isinstance(table.reduce[column.name], JsonReduction)
         elif what == "hash":
-            sql, spark_type = _keyed_hash(sql, spark_type, policy.hash_key), "STRING"
+            hashed = _bytes(sql, spark_type)
+            sql, spark_type = _keyed_hash(hashed, policy.hash_key), "STRING"
             long = False
         if what != "keep":
             reduced.append(column.name)
-        read.append(ReadColumn(column.name, sql, spark_type, long))
+        read.append(ReadColumn(column.name, sql, spark_type, long, hashed=hashed))
     notes.extend(
         f"{name} has a rule in the inventory ({policy.decided[name]}), but the table has no such column"
         for name in policy.decided.keys() - {column.name for column in columns}
@@ -512,31 +533,51 @@ def _reduction(
         return f"CASE WHEN {quoted_name(rule.column)} IN ({fields}) THEN {name} END"
     arms = []
     for event, keys in rule.events.items():
-        arms.append(f"WHEN {sql_text(event)} THEN {_json_object(name, [tuple(k.split('.')) for k in keys])}")
+        json = _json_object(name, [tuple(k.split(".")) for k in keys], named_by=rule.named_by)
+        arms.append(f"WHEN {sql_text(event)} THEN {json}")
     events = ", ".join(sql_text(event) for event in rule.events)
     return f"CASE WHEN `eventname` IN ({events}) AND JSON_VALID({name}) THEN CASE `eventname` {' '.join(arms)} END END"
 
 
-def _keyed_hash(sql: str, spark_type: str, key: bytes) -> str:
-    """Return the SQL of a value's HMAC-SHA256 in 64 hex digits, null for null, made by the server: the value does not leave it.
+def _bytes(sql: str, spark_type: str) -> str:
+    """Return the SQL of a value's bytes, of text in UTF-8."""
+    return f"CAST({sql if spark_type == 'BINARY' else f'CONVERT({sql} USING utf8mb4)'} AS BINARY)"
+
+
+def _keyed_hash(value: str, key: bytes) -> str:
+    """Return the SQL of the HMAC-SHA256 of bytes in 64 hex digits, null for null, made by the server: they do not leave it.
 
     The statement holds the key's two blocks, hence a key that serves nothing else (config.PrivacyConfig.hash_key).
     """
     block = hashlib.sha256(key).digest() if len(key) > 64 else key
     inner, outer = (bytes(b ^ pad for b in block.ljust(64, b"\0")).hex() for pad in (0x36, 0x5C))
-    value = sql if spark_type == "BINARY" else f"CONVERT({sql} USING utf8mb4)"
-    return f"SHA2(CONCAT(X'{outer}', UNHEX(SHA2(CONCAT(X'{inner}', CAST({value} AS BINARY)), 256))), 256)"
+    return f"SHA2(CONCAT(X'{outer}', UNHEX(SHA2(CONCAT(X'{inner}', {value}), 256))), 256)"
 
 
-def _json_object(column: str, paths: list[tuple[str, ...]], inside: tuple[str, ...] = ()) -> str:
+def _json_object(
+    column: str, paths: list[tuple[str, ...]], inside: tuple[str, ...] = (), *, named_by: str | None = None
+) -> str:
     """Return the SQL of a JSON object with the given paths of a JSON column; works the same on MariaDB and MySQL."""
     parts = []
     for name in dict.fromkeys(path[0] for path in paths):
         below = [path[1:] for path in paths if path[0] == name and len(path) > 1]
         here = (*inside, name)
-        value = _json_object(column, below, here) if below else f"JSON_EXTRACT({column}, '$.{'.'.join(here)}')"
+        source = _if_named(column, named_by) if named_by and here == ("name",) else column
+        value = _json_object(column, below, here) if below else f"JSON_EXTRACT({source}, '$.{'.'.join(here)}')"
         parts.append(f"'{name}', {value}")
     return f"JSON_OBJECT({', '.join(parts)})"
+
+
+def _if_named(column: str, named_by: str) -> str:
+    """Return the SQL of a JSON column, an empty object unless the module that one of its keys names has a name of its own."""
+    texts = ", ".join(sql_text(module) for module in table_names.NAMED_BY_TEXT)
+    module = f"JSON_UNQUOTE(JSON_EXTRACT({column}, '$.{named_by}'))"
+    return f"CASE WHEN {module} NOT IN ({texts}) THEN {column} ELSE '{{}}' END"
+
+
+def private_number(number: int) -> str:
+    """Return the SQL, of source and lake alike, of a number that may be somebody's id: jdbc_reader keeps it out of plans."""
+    return f"/*id*/{number}"
 
 
 def sql_text(value: str) -> str:

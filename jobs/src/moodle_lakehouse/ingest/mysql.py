@@ -14,7 +14,7 @@ import pymysql
 from pymysql.cursors import Cursor
 
 from moodle_lakehouse.config import MoodleConfig
-from moodle_lakehouse.errors import ConfigError, LakehouseError, SourceError
+from moodle_lakehouse.errors import ConfigError, LakehouseError, SourceError, without_values
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,11 @@ RETRY_DELAYS = (1, 4, 10)  # seconds before another attempt at an error that pas
 
 # Too many connections (of all, of this user), a shutdown or a broken connection; locks held by others.
 _TRANSIENT = {1040, 1053, 1158, 1159, 1160, 1161, 1203, 1205, 1213, 1226, 2002, 2003, 2006, 2013}
+
+# Errors of the server that quote names of users, hosts, databases, tables and columns alone. Others quote the statement or
+# values of rows, which are not to be printed or kept.
+_FIRST_OF_SERVER, _OF_CLIENT = 1000, range(2000, 3000)
+_NAMES_ONLY = {1044, 1045, 1049, 1054, 1130, 1142, 1143, 1146, 1203, 1226, 1698}
 
 # What a person can do about the server's or the client's error.
 _REMEDIES = {
@@ -136,6 +141,8 @@ def _tls(mode: str, authority: str | None) -> ssl.SSLContext | None:
 def _source_error(error: Exception, moodle: MoodleConfig) -> SourceError:
     code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1]) if len(error.args) > 1 else str(error)
+    if code >= _FIRST_OF_SERVER and code not in (*_NAMES_ONLY, *_OF_CLIENT):
+        text = without_values(text)
     remedy = _REMEDIES.get(code, "see the database server's log")
     if "SSL" in text or "certificate" in text.lower():
         remedy = (

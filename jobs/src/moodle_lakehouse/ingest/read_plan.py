@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moodle_lakehouse.ingest.moodle_tables import TablePlan
+from moodle_lakehouse.ingest.moodle_tables import TablePlan, private_number
 from moodle_lakehouse.ingest.source_sql import TableExtent
 from moodle_lakehouse.lake.table_names import quoted_name
 
@@ -33,7 +33,7 @@ def until(plan: TablePlan, extent: TableExtent) -> str | None:
     """Return the condition that leaves out rows added after the extent was queried; None where no id tells."""
     if plan.id_column is None or extent.high is None:
         return None
-    return f"{quoted_name(plan.id_column)} <= {extent.high}"
+    return f"{quoted_name(plan.id_column)} <= {private_number(extent.high)}"
 
 
 def id_ranges(plan: TablePlan, extent: TableExtent, max_ranges: int) -> list[tuple[int, int]]:

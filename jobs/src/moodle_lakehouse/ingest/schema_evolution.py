@@ -13,7 +13,7 @@ from pyspark.sql import types as T
 
 from moodle_lakehouse.errors import LakehouseError
 from moodle_lakehouse.ingest.moodle_tables import TablePlan
-from moodle_lakehouse.lake.table_names import quoted_name
+from moodle_lakehouse.lake.table_names import quoted, quoted_name
 
 
 def check(plan: TablePlan, table: str, lake: T.StructType) -> None:
@@ -38,10 +38,10 @@ def follow(spark: SparkSession, plan: TablePlan, table: str, lake: T.StructType)
     notes = []
     for name, new in _types(plan).items():
         if name not in held:
-            spark.sql(f"ALTER TABLE {table} ADD COLUMN {quoted_name(name)} {new.simpleString()}")
+            spark.sql(f"ALTER TABLE {quoted(table)} ADD COLUMN {quoted_name(name)} {new.simpleString()}")
             notes.append(f"{name} is new")
         elif not _holds(held[name], new):
-            spark.sql(f"ALTER TABLE {table} ALTER COLUMN {quoted_name(name)} TYPE {new.simpleString()}")
+            spark.sql(f"ALTER TABLE {quoted(table)} ALTER COLUMN {quoted_name(name)} TYPE {new.simpleString()}")
             notes.append(f"{name} was {held[name].simpleString()}, is {new.simpleString()}")
     gone = [name for name in held if name not in _types(plan)]
     return notes + [f"{name} is gone from the source: null from now on" for name in gone]

@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.errors import LakehouseError
-from moodle_lakehouse.ingest.moodle_tables import ReadColumn, TablePlan
+from moodle_lakehouse.ingest.moodle_tables import ReadColumn, TablePlan, private_number
 from moodle_lakehouse.lake import contracts, job_runs, table_names, tables, writers
 from moodle_lakehouse.lake.table_names import quoted_name
 
@@ -64,7 +64,7 @@ def leave_out(spark: SparkSession, config: Config, plans: Sequence[TablePlan]) -
 
 def without(plan: TablePlan, ids: Sequence[int]) -> TablePlan:
     """Return a plan that reads no row about some people, and null where other rows mention them."""
-    values = [str(i) for i in ids]
+    values = [private_number(i) for i in ids]
     gone = " OR ".join(column.condition(values) for column in plan.person if not column.mentioned)
     mentioned = {column.name for column in plan.person if column.mentioned}
 

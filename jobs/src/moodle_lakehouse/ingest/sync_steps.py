@@ -79,7 +79,8 @@ class SourceProbe:
 class Differences:
     """Changes that make the raw table equal to what was read, as writers.merge takes them, and their numbers.
 
-    bounds: the least and greatest key of the changes where it is one whole number; table_rows: of the raw table after.
+    bounds: the least and greatest key of the changes where it is one whole number and no user's id; table_rows: of the
+    raw table after.
     """
 
     changes: DataFrame
@@ -287,7 +288,9 @@ class TableSync(ABC):
         assert row is not None
         inserted, updated, deleted, low, high = row
         table_rows = tables.rows_of(self.committer.loaded) + inserted - deleted
-        return Differences(changes, inserted, updated, deleted, None if low is None else (low, high), table_rows)
+        # Of a table of people they would be somebody's id in the statement, and so in Spark's event log.
+        bounds = None if low is None or self.plan.is_keyed_by_person else (low, high)
+        return Differences(changes, inserted, updated, deleted, bounds, table_rows)
 
     def _changes(self, rows: DataFrame, probe: SourceProbe) -> DataFrame:
         """Return the changes to the lake's rows, as writers.merge takes them: none for those that are equal."""

@@ -25,7 +25,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.errors import LakehouseError, SourceError, reason
-from moodle_lakehouse.ingest import mysql, read_plan, row_checksum, schema_evolution, source_sql
+from moodle_lakehouse.ingest import hashed_columns, mysql, read_plan, row_checksum, schema_evolution, source_sql
 from moodle_lakehouse.ingest.committer import SyncAgainError
 from moodle_lakehouse.ingest.connection_limit import ConnectionLimiter
 from moodle_lakehouse.ingest.moodle_tables import TablePlan
@@ -38,9 +38,10 @@ from moodle_lakehouse.lake.table_names import quoted_name
 log = logging.getLogger(__name__)
 
 # What the executors' JDBC driver throws when the connection or the server is gone, and how an answer that breaks off ends.
+# A source that moved on is read again, too.
 _CONNECTION_ERRORS = (
     "SQLNonTransientConnectionException", "SQLTransientConnectionException", "Connection reset", "Socket error",
-    "EOFException",
+    "EOFException", hashed_columns.CAME_MEANWHILE,
 )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from moodle_lakehouse.errors import ConfigError, LakehouseError
 from moodle_lakehouse.ingest import jdbc_reader, mysql, row_checksum, source_sql, suppression_list, sync_state
 from moodle_lakehouse.ingest.connection_limit import ConnectionLimiter
 from moodle_lakehouse.ingest.job import Source
-from moodle_lakehouse.ingest.moodle_tables import TablePlan
+from moodle_lakehouse.ingest.moodle_tables import TablePlan, private_number
 from moodle_lakehouse.ingest.row_checksum import RowsChecksum
 from moodle_lakehouse.lake import job_runs, snapshots, table_names, tables, worker_pool
 from moodle_lakehouse.lake.table_names import quoted_name
@@ -44,6 +44,7 @@ KINDS = (MISSING, EXTRA, CHANGED, DOUBLED)
 class Difference:
     """A range of ids (both ends included; None: the whole table), its rows, and how many differ in which way.
 
+    Of a table whose ids are users' no ranges are told: results are printed, and what is printed is kept in the journal.
     missing: not in the lake; extra: not in the source; doubled: several times in the lake. They are unknown (0) of a
     table without a key, of which only the whole is compared.
     """
@@ -139,20 +140,12 @@ def run(spark: SparkSession, config: Config, plans: Sequence[TablePlan]) -> Veri
         job.detail.update(
             tables=len(result.tables),
             rows=sum(check.source_rows for check in result.tables),
-            differing={c.table: _recorded_differences(c, plans) for c in result.differing},
+            differing={c.table: [dataclasses.asdict(one) for one in c.differences[:10]] for c in result.differing},
             failures=result.failures,
         )
         if result.differing or result.failures:
             raise DifferentError(result, config)
     return result
-
-
-def _recorded_differences(check: TableCheck, plans: Sequence[TablePlan]) -> list[dict[str, Any]]:
-    """Return the first differences of a table as the job's run records them, without ids of people."""
-    (plan,) = (plan for plan in plans if plan.table.name == check.table)
-    is_person = plan.id_column in {rule.name for rule in plan.person}
-    found = [dataclasses.asdict(one) for one in check.differences[:10]]
-    return [{k: v for k, v in one.items() if not is_person or k not in ("low", "high")} for one in found]
 
 
 def _check(spark: SparkSession, config: Config, plan: TablePlan, limiter: ConnectionLimiter) -> TableCheck:
@@ -186,12 +179,14 @@ class _TableCheck:
             return self._check_whole()
         bottom, top, lake_rows = self._extent(self.lake)
         bound = self._bound(top)
-        condition = None if bound is None else f"{quoted_name(self.key)} <= {bound}"
+        condition = None if bound is None else f"{quoted_name(self.key)} <= {private_number(bound)}"
         with self.limiter.take(1), mysql.connect(self.config.moodle) as cursor:
             extent = source_sql.extent(cursor, self.plan, condition)
             arrived = 0 if bound is None else source_sql.count(cursor, self.plan, f"{quoted_name(self.key)} > {bound}")
             ends = [end for end in (bottom, top, extent.low, extent.high) if end is not None]
-            parts = _IdRanges.of(self.key, min(ends, default=0), max(ends, default=0))
+            parts = _IdRanges.of(
+                self.key, min(ends, default=0), max(ends, default=0), rounded=self.plan.is_keyed_by_person
+            )
             source = self._require(source_sql.checksums(cursor, self.plan, condition, parts.sql))
         lake = self._lake_checksums(parts)
         different = [part for part in sorted(source.keys() | lake.keys()) if source.get(part) != lake.get(part)]
@@ -215,6 +210,9 @@ class _TableCheck:
             notes.append("read in another way since then")
         if differences and self.key is None:
             notes.append("no key: only the whole is compared")
+        if differences and self.plan.is_keyed_by_person:
+            notes.append("ids are people's: none is told")
+            differences = [_whole(differences)]
         return TableCheck(
             self.plan.table.name,
             source_rows,
@@ -284,9 +282,9 @@ class _TableCheck:
         if not different:
             return purged, []
         size = -(-len(different) // self.config.moodle.max_connections)
-        conditions = [parts.where(different[i : i + size], bound) for i in range(0, len(different), size)]
-        with self.limiter.take(len(conditions)):
-            rows = self._compare_rows(conditions).persist()
+        pieces = [different[i : i + size] for i in range(0, len(different), size)]
+        with self.limiter.take(len(pieces)):
+            rows = self._compare_rows(parts, pieces, bound).persist()
             try:
                 kinds = {kind: count for kind, count in rows.groupBy("kind").count().collect() if kind is not None}
                 if self.plan.table.keeps_purged:
@@ -297,15 +295,15 @@ class _TableCheck:
             finally:
                 rows.unpersist()
 
-    def _compare_rows(self, conditions: list[str]) -> DataFrame:
-        """Grain: an id, under the conditions, of source or lake. Columns id, kind (null: equal), copies in the lake."""
+    def _compare_rows(self, parts: _IdRanges, pieces: list[list[int]], bound: int | None) -> DataFrame:
+        """Grain: an id of source or lake in some parts. Columns id, kind (null: equal), copies in the lake.
+
+        pieces: parts that are read from the source at once; bound: of the source's ids, which the lake's never exceed.
+        """
         key = quoted_name(self.key or "")
-        row_hash = row_checksum.sql_hash(self.plan)
-        query = f"SELECT {key}, {row_hash} AS h FROM {quoted_name(self.plan.source)}{self.plan.where()}"
-        schema = f"{key} BIGINT, h STRING"
-        source = jdbc_reader.read_query(self.spark, self.config.moodle, query, schema, conditions)
-        source = source.withColumnRenamed(self.key or "", "id")
-        lake = self._hashed(self.lake.where(" OR ".join(conditions)), F.col(key).cast("bigint").alias("id"))
+        source = self._source_hashes([parts.where(piece, bound) for piece in pieces])
+        lake = self.lake.where(parts.where([part for piece in pieces for part in piece], None))
+        lake = self._hashed(lake, F.col(key).cast("bigint").alias("id"))
         lake = lake.groupBy("id").agg(F.count("*").alias("copies"), F.min("h").alias("lake"))
         kind = (
             F.when(F.col("lake").isNull(), F.lit(MISSING))
@@ -315,6 +313,17 @@ class _TableCheck:
         )
         joined = source.join(lake, how="full_outer", on="id")
         return joined.select("id", kind.alias("kind"), F.coalesce("copies", F.lit(0)).alias("copies"))
+
+    def _source_hashes(self, conditions: list[str]) -> DataFrame:
+        """Return id and hash (h) of the source's rows; each condition's are read at once. Executors read them."""
+        moodle, key = self.config.moodle, quoted_name(self.key or "")
+        if any(column.hashed for column in self.plan.columns):  # by SQL of their hash it would hold the columns' key
+            rows = jdbc_reader.read_table(self.spark, moodle, self.plan, f"({' OR '.join(conditions)})", [])
+            return self._hashed(rows, F.col(key).cast("bigint").alias("id"))
+        row_hash = row_checksum.sql_hash(self.plan)
+        query = f"SELECT {key}, {row_hash} AS h FROM {quoted_name(self.plan.source)}{self.plan.where()}"
+        found = jdbc_reader.read_query(self.spark, moodle, query, f"{key} BIGINT, h STRING", conditions)
+        return found.withColumnRenamed(self.key or "", "id")
 
 
 @dataclass(frozen=True)
@@ -326,8 +335,12 @@ class _IdRanges:
     width: int
 
     @classmethod
-    def of(cls, key: str, low: int, high: int) -> _IdRanges:
-        return cls(key, low, max(MIN_RANGE_IDS, -(-(high - low + 1) // RANGES)))
+    def of(cls, key: str, low: int, high: int, *, rounded: bool) -> _IdRanges:
+        """Return the ranges that hold all ids; rounded: their ends are nobody's id in particular, as plans are logged."""
+        unit = MIN_RANGE_IDS if rounded else 1
+        base = low - low % unit
+        width = max(MIN_RANGE_IDS, -(-(high - base + 1) // RANGES))
+        return cls(key, base, -(-width // unit) * unit)
 
     @property
     def sql(self) -> str:
@@ -351,7 +364,7 @@ class _IdRanges:
                 neighbours.append([part, part])
         ranges = [self.ends(first, last) for first, last in neighbours]
         inside = " OR ".join(f"{quoted_name(self.key)} BETWEEN {low} AND {high}" for low, high in ranges)
-        return f"({inside})" if bound is None else f"({inside}) AND {quoted_name(self.key)} <= {bound}"
+        return f"({inside})" if bound is None else f"({inside}) AND {quoted_name(self.key)} <= {private_number(bound)}"
 
 
 def _rows_that_differ(rows: DataFrame, kinds: Iterable[str]) -> Iterator[Difference]:
@@ -372,6 +385,12 @@ def _ranges_that_differ(rows: DataFrame, parts: _IdRanges, kinds: Iterable[str])
     for row in found.where(differs).orderBy("part").collect():
         low, high = splits.ends(row["part"])
         yield Difference(low, high, row["source"], row["lake"], **{kind: row[kind] for kind in kinds})
+
+
+def _whole(differences: Sequence[Difference]) -> Difference:
+    """Return all differences of a table as one, without ids."""
+    numbers = {n: sum(getattr(one, n) for one in differences) for n in ("source_rows", "lake_rows", *KINDS)}
+    return Difference(None, None, **numbers)
 
 
 def _merged_neighbours(differences: Iterable[Difference]) -> list[Difference]:

@@ -26,7 +26,7 @@ class Person(Enum):
     NONE = ""
     SUBJECT = "subject"  # the row is about the person and is deleted
     MENTIONED = "mentioned"  # the row is about something else, the value becomes null
-    IN_TEXT = "in text"  # ids stand in it as "userid 7", which are replaced
+    IN_TEXT = "in text"  # people stand in it as "userid 7" or "user_key 0f...", which are replaced
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,8 @@ def _later(name: str, kind: str, meaning: str, *, nullable: bool = True) -> Colu
     return Column(name, kind, meaning, nullable, later=True)
 
 
-_USERID = Column("userid", "bigint", "Moodle's number of the person", nullable=False, person=Person.SUBJECT)
 _USER_KEY = Column(
-    "user_key", "string", "pseudonym: keyed hash of userid, 16 hex digits", nullable=False, person=Person.SUBJECT
+    "user_key", "string", "pseudonym of the person, 16 hex digits", nullable=False, person=Person.SUBJECT
 )
 _COURSEID = _key("courseid", "bigint", "Moodle's number of the course")
 _CMID = _key("cmid", "bigint", "number of the course module")
@@ -78,28 +77,41 @@ _MODNAME = Column("modname", "string", "type of the module: quiz, assign, page, 
 _RUN_ID = _key("run_id", "string", "run that wrote the row; sorts by time")
 _AS_OF = Column("as_of", "timestamp", "moment that was looked from")
 
+_IDENTITY = (
+    Contract(
+        table_names.USER_KEY, "whose pseudonym it is: the only table that holds both, and no analyst reads it", "user",
+        ("userid",), "curate",
+        (
+            Column("userid", "bigint", "Moodle's number of the person", nullable=False, person=Person.SUBJECT),
+            Column(
+                "user_key", "string", "keyed hash of userid, 16 hex digits", nullable=False, person=Person.SUBJECT
+            ),
+        ),
+    ),
+)  # fmt: skip
+
 _CURATED = (
     Contract(
-        table_names.DIM_USER, "users, deleted ones included", "user", ("userid",), "curate",
+        table_names.DIM_USER, "users, deleted ones included", "user", ("user_key",), "curate",
         (
-            _USERID, _USER_KEY,
+            _USER_KEY,
             _later("is_deleted", "boolean", "deleted in Moodle, which keeps the row", nullable=False),
             Column("created_at", "timestamp", "when the account was made"),
         ),
     ),
     Contract(
         table_names.USER_ATTRIBUTE, "values of the configured profile fields", "user and field that has a value",
-        ("userid", "field"), "curate",
+        ("user_key", "field"), "curate",
         (
-            _USERID, _USER_KEY, _key("field", "string", "short name of the profile field"),
+            _USER_KEY, _key("field", "string", "short name of the profile field"),
             _later("value", "string", "its value", nullable=False),
         ),
     ),
     Contract(
         table_names.ENROLMENT_ATTRIBUTE, "numbers that a plugin keeps for an enrolment",
-        "user, course and attribute that has a value", ("userid", "courseid", "attribute"), "curate",
+        "user, course and attribute that has a value", ("user_key", "courseid", "attribute"), "curate",
         (
-            _USERID, _COURSEID, _key("attribute", "string", "the plugin's column"),
+            _USER_KEY, _COURSEID, _key("attribute", "string", "the plugin's column"),
             _later("value", "double", "its value", nullable=False),
         ),
     ),
@@ -131,7 +143,7 @@ _CURATED = (
         "curate",
         (
             _key("event_id", "bigint", "number of the log row"), _key("occurred_at", "timestamp", "when"),
-            _USERID, _USER_KEY, Column("courseid", "bigint", "course; 0 or 1 is the site"),
+            _USER_KEY, Column("courseid", "bigint", "course; 0 or 1 is the site"),
             Column("cmid", "bigint", "course module, null outside of one"), _MODNAME,
             Column("component", "string", "part of Moodle"), Column("eventname", "string", "Moodle's event class"),
             Column("action", "string", "what was done"), Column("target", "string", "to what"),
@@ -141,9 +153,9 @@ _CURATED = (
     ),
     Contract(
         table_names.FACT_ENROLMENT, "students' enrolments, those included that Moodle has deleted", "student and course",
-        ("userid", "courseid"), "curate",
+        ("user_key", "courseid"), "curate",
         (
-            _USERID, _USER_KEY, _COURSEID,
+            _USER_KEY, _COURSEID,
             _later("enrolled_at", "timestamp", "earliest start or creation of the enrolments in the course"),
             _later("unenrolled_at", "timestamp", "null for who is still enrolled, or enrolled again"),
             _later("is_suspended", "boolean", "every present enrolment is suspended", nullable=False),
@@ -152,10 +164,10 @@ _CURATED = (
     ),
     Contract(
         table_names.FACT_GRADE, "students' final grades; those deleted with an enrolment come from the history",
-        "grade item and student", ("itemid", "userid"), "curate",
+        "grade item and student", ("itemid", "user_key"), "curate",
         (
             _key("itemid", "bigint", "number of the grade item"), Column("courseid", "bigint", "course"),
-            Column("cmid", "bigint", "course module, null for a manual item"), _MODNAME, _USERID, _USER_KEY,
+            Column("cmid", "bigint", "course module, null for a manual item"), _MODNAME, _USER_KEY,
             _later("fraction", "double", "grade by the highest possible"),
             _later("weight", "double", "aggregation coefficient of the item, 0 when unknown"),
             _later("submitted_at", "timestamp", "null when not known"),
@@ -164,9 +176,9 @@ _CURATED = (
     ),
     Contract(
         table_names.FACT_SUBMISSION, "students' submissions and finished attempts", "assessment, student and attempt",
-        ("cmid", "userid", "attempt"), "curate",
+        ("cmid", "user_key", "attempt"), "curate",
         (
-            _COURSEID, _CMID, _MODNAME, _USERID, _USER_KEY, _key("attempt", "int", "from 1"),
+            _COURSEID, _CMID, _MODNAME, _USER_KEY, _key("attempt", "int", "from 1"),
             _later("submitted_at", "timestamp", "when it was handed in"),
             _later("due_at", "timestamp", "null when not set"), _later("status", "string", "Moodle's state"),
         ),
@@ -205,9 +217,9 @@ _DERIVED = (
     Contract(
         table_names.ENROLMENT_WEEK,
         "what was known at the end of the week, alone and relative to the course's cohort; shares and grades 0 to 1",
-        "student, course and week", ("userid", "courseid", "week"), "features",
+        "student, course and week", ("user_key", "courseid", "week"), "features",
         (
-            _USERID, _USER_KEY, _COURSEID, _key("week", "int", "weeks since the course's start"),
+            _USER_KEY, _COURSEID, _key("week", "int", "weeks since the course's start"),
             _key("cutoff_at", "timestamp", "start plus the weeks; the row holds what happened before"),
             _key("enrolled", "boolean", "had begun by then"),
             *(Column(name, "double", meaning) for name, meaning in _COUNTS),
@@ -220,9 +232,9 @@ _DERIVED = (
     ),
     Contract(
         table_names.STUDENT_RISK, "risk of every student of the running courses", "student and course, per run",
-        ("run_id", "userid", "courseid"), "score",
+        ("run_id", "user_key", "courseid"), "score",
         (
-            _RUN_ID, _AS_OF, _key("scored_at", "timestamp", "when"), _USERID, _USER_KEY, _COURSEID,
+            _RUN_ID, _AS_OF, _key("scored_at", "timestamp", "when"), _USER_KEY, _COURSEID,
             _key("week", "int", "week of the course that was scored"),
             _key("probability", "double", "calibrated probability of not completing"),
             _key("band", "string", "low, medium or high"), Column("change", "double", "since last week, null without one"),
@@ -315,7 +327,7 @@ _OPS = (
     ),
 )  # fmt: skip
 
-CONTRACTS = {one.table: one for one in (*_CURATED, *_DERIVED, *_OPS)}
+CONTRACTS = {one.table: one for one in (*_IDENTITY, *_CURATED, *_DERIVED, *_OPS)}
 
 # What curate needs of each raw table, by Moodle's names. What people are in them: ingest/moodle_tables.yml.
 RAW_COLUMNS: dict[str, str] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -11,6 +12,10 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import fs
+
+
+# Not parsed as a URL: the name of a table is part of it as it is, and may hold what means something there (#, ?).
+_PATH = re.compile(r"(?:([a-z0-9]+):)?(?://([^/]*))?(.*)", re.DOTALL)
 
 
 def settings(loaded: Any) -> dict[str, str]:
@@ -22,9 +27,9 @@ def place(path: str, properties: Mapping[str, str]) -> tuple[fs.FileSystem, str]
     """Return the file system of a path, and the path in it. properties: as settings() gives them."""
     from pyarrow import fs
 
-    url = urlsplit(path)
-    if url.scheme in ("", "file"):
-        return fs.LocalFileSystem(), url.path
+    scheme, host, inside = _PATH.fullmatch(path).groups("")  # type: ignore[union-attr]
+    if scheme in ("", "file"):
+        return fs.LocalFileSystem(), inside
     endpoint = urlsplit(properties.get("s3.endpoint", ""))
     options: dict[str, Any] = {
         "region": properties.get("client.region"),
@@ -35,7 +40,7 @@ def place(path: str, properties: Mapping[str, str]) -> tuple[fs.FileSystem, str]
         "session_token": properties.get("s3.session-token"),
         "tls_ca_file_path": os.environ.get("SSL_CERT_FILE"),
     }
-    return fs.S3FileSystem(**{k: v for k, v in options.items() if v}), url.netloc + url.path
+    return fs.S3FileSystem(**{k: v for k, v in options.items() if v}), host + inside
 
 
 def files_below(path: str, properties: Mapping[str, str]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from moodle_lakehouse.errors import LakehouseError, reason
 from moodle_lakehouse.lake import contracts, table_names, tables, writers
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def job(spark: SparkSession, name: str) -> Iterator[Job]:
         current.detail["error"] = "interrupted"
         raise
     except BaseException as error:
-        current.detail["error"] = str(error)[:2000]
+        current.detail["error"] = (str(error) if isinstance(error, LakehouseError) else reason(error))[:2000]
         raise
     finally:
         del _running[name]
@@ -70,7 +71,7 @@ def job(spark: SparkSession, name: str) -> Iterator[Job]:
         except Exception as error:
             if status == "done":
                 raise
-            log.warning("the failed run of %s could not be recorded: %s", name, error)
+            log.warning("the failed run of %s could not be recorded: %s", name, reason(error))
 
 
 def _append(spark: SparkSession, current: Job, started: dt.datetime, status: str) -> None:

@@ -18,7 +18,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import yaml
@@ -50,14 +49,15 @@ class Policy(BaseModel):
 
 @dataclass(frozen=True)
 class Policies:
-    """All of maintenance.yml: the rules of the namespaces, and those of tables that have their own."""
+    """All of maintenance.yml: the rules of the namespaces, of tables that have their own, and of the sandbox."""
 
     namespaces: dict[str, Policy]
     tables: dict[str, Policy]
+    sandbox: Policy
 
     def of(self, table: str) -> Policy:
-        """Return the policy of namespace.table."""
-        return self.tables.get(table) or self.namespaces[table.split(".")[0]]
+        """Return the policy of namespace.table of the lake."""
+        return self.tables.get(table) or self.namespaces[table_names.parts(table)[0]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Size:
 
 @dataclass(frozen=True)
 class TableResult:
-    """What was done to namespace.table, or would be (then before and after are the same).
+    """What was done to namespace.table (sandbox.namespace.table), or would be (then before and after are the same).
 
     rewritten, written: files that were joined, and what they became; expired: snapshots, expired_files: what they
     alone held, of rows and of metadata; orphans: files that no snapshot named, their paths in a dry run.
@@ -116,29 +116,61 @@ def parse(document: Any) -> Policies:
             checked[name] = Policy.model_validate({**document["namespaces"].get(namespace, {}), **rule})
         except ValidationError as error:
             faults.extend(fault(one, name) for one in error.errors())
-    if faults:
+    sandbox: Policy | None = None
+    try:
+        sandbox = Policy.model_validate(document.get("sandbox"))
+    except ValidationError as error:
+        faults.extend(fault(one, "sandbox") for one in error.errors())
+    if faults or sandbox is None:
         raise LakehouseError(
             "The policies of maintenance are not valid:\n" + bullet_list(sorted(set(faults))),
             where=FILE,
             remedy="correct the named keys; the head of the file says what each means",
         )
     namespaces = {name: policy for name, policy in checked.items() if name in document["namespaces"]}
-    return Policies(namespaces, {name: policy for name, policy in checked.items() if name not in namespaces})
+    return Policies(namespaces, {name: policy for name, policy in checked.items() if name not in namespaces}, sandbox)
 
 
 def run(
-    spark: SparkSession, names: Sequence[str] = (), *, dry_run: bool = False, policies: Policies | None = None
+    spark: SparkSession,
+    names: Sequence[str] = (),
+    *,
+    dry_run: bool = False,
+    policies: Policies | None = None,
+    sandbox: bool = False,
 ) -> list[TableResult]:
-    """Maintain the named tables (namespace.table), or all of the lake; dry_run: only report what would be done."""
+    """Maintain the named tables (namespace.table), or all of the lake; dry_run: only report what would be done.
+
+    sandbox: whether there are tables of analysts, too: sandbox.namespace.table.
+    """
     policies = policies or load()
     with job_runs.job(spark, "maintain") as job:
-        locations = tables.table_locations(spark)
-        wanted = _chosen(locations, names)
-        work = {
-            name: partial(_Maintenance(spark, name, policies.of(name), _shared(name, locations), dry_run=dry_run).run)
-            for name in wanted
+        locations, unreadable = tables.table_locations(spark), []
+        found = {
+            name: _Maintenance(spark, name, policies.of(name), _shared(name, locations), dry_run=dry_run)
+            for name in locations
+            if len(place := table_names.parts(name)) == 2 and place[0] in table_names.NAMESPACES
         }
+        if sandbox:
+            try:
+                locations = tables.table_locations(spark, table_names.SANDBOX)
+            except LakehouseError as error:  # what an analyst left there must not keep the lake from its maintenance
+                locations, unreadable = {}, [f"{table_names.SANDBOX}: " + str(error).replace("\n", "\n  ")]
+            found |= {
+                f"{table_names.SANDBOX}.{name}": _Maintenance(
+                    spark,
+                    name,
+                    policies.sandbox,
+                    _shared(name, locations),
+                    dry_run=dry_run,
+                    catalog=table_names.SANDBOX,
+                )
+                for name in locations
+            }
+        wanted = _chosen(list(found), names)
+        work = {name: found[name].run for name in wanted}
         results, failures = worker_pool.each(spark, work, workers=WORKERS, name="maintain")
+        failures += unreadable
         job.detail.update(
             dry_run=dry_run,
             tables={r.table: _detail(r) for r in results if r.changed or r.note},
@@ -146,17 +178,17 @@ def run(
         )
         if failures:
             raise LakehouseError(
-                f"{len(failures)} of {len(wanted)} tables could not be maintained:\n" + bullet_list(failures),
+                f"{len(failures)} of {len(wanted) + len(unreadable)} tables could not be maintained:\n"
+                + bullet_list(failures),
                 where=table_names.CATALOG,
                 remedy="see the reasons above, then run maintain again; what was done to the others is done",
             )
     return results
 
 
-def _chosen(locations: Mapping[str, str], names: Sequence[str]) -> list[str]:
-    existing = sorted(
-        name for name in locations if name.split(".")[0] in table_names.NAMESPACES and name.count(".") == 1
-    )
+def _chosen(found: Sequence[str], names: Sequence[str]) -> list[str]:
+    existing = sorted(found)
+    names = [_full(name) for name in names]
     unknown = [name for name in names if name not in existing]
     if unknown:
         raise ConfigError(
@@ -164,6 +196,14 @@ def _chosen(locations: Mapping[str, str], names: Sequence[str]) -> list[str]:
             remedy=f"name tables with their namespace, such as raw.course; there are: {', '.join(existing)}",
         )
     return list(dict.fromkeys(names)) if names else existing
+
+
+def _full(name: str) -> str:
+    """Return a name that somebody typed as the catalog's are written; what is none stays."""
+    try:
+        return table_names.full_name(*table_names.parts(name))
+    except ValueError:
+        return name
 
 
 def _shared(name: str, locations: Mapping[str, str]) -> list[str]:
@@ -175,9 +215,19 @@ def _shared(name: str, locations: Mapping[str, str]) -> list[str]:
 class _Maintenance:
     """The steps for one table. shared: other tables that have files in its folder, which would pass for its orphans."""
 
-    def __init__(self, spark: SparkSession, name: str, policy: Policy, shared: list[str], *, dry_run: bool) -> None:
-        self.spark, self.name, self.policy, self.shared, self.dry_run = spark, name, policy, shared, dry_run
-        self.table = f"{table_names.CATALOG}.{name}"
+    def __init__(
+        self,
+        spark: SparkSession,
+        name: str,
+        policy: Policy,
+        shared: list[str],
+        *,
+        dry_run: bool,
+        catalog: str = table_names.CATALOG,
+    ) -> None:
+        self.spark, self.policy, self.shared, self.dry_run = spark, policy, shared, dry_run
+        self.catalog, self.inside, self.table = catalog, name, f"{catalog}.{name}"
+        self.name = name if catalog == table_names.CATALOG else self.table
         self.notes: list[str] = []
         self.done: dict[str, Any] = {}
         self.jvm: Any = spark._jvm
@@ -291,8 +341,8 @@ class _Maintenance:
         older_than = dt.datetime.now(dt.UTC) - dt.timedelta(days=self.policy.orphan_days)
         # By the listing of Iceberg's own file access: Hadoop's knows no s3://.
         removed = self.spark.sql(
-            f"CALL {table_names.CATALOG}.system.remove_orphan_files(table => '{self.name}', prefix_listing => true,"
-            f" older_than => TIMESTAMP '{older_than:%Y-%m-%d %H:%M:%S}', dry_run => {str(self.dry_run).lower()})"
+            f"CALL {table_names.quoted(self.catalog)}.system.remove_orphan_files(table => {table_names.literal(self.inside)},"
+            f" prefix_listing => true, older_than => TIMESTAMP '{older_than:%Y-%m-%d %H:%M:%S}', dry_run => {str(self.dry_run).lower()})"
         ).collect()
         self.done["orphans"] = len(removed)
         if self.dry_run:

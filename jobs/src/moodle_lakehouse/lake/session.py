@@ -35,14 +35,24 @@ _DEFAULTS = {
     "spark.sql.execution.arrow.pyspark.fallback.enabled": "false",
     "spark.executorEnv.TZ": "UTC",
     "spark.ui.showConsoleProgress": "false",
+    # Else ${...} in the name of somebody's table is replaced by a setting, and a message tells its value.
+    "spark.sql.variable.substitute": "false",
+    # What the event log and the environment page hide, of settings whose name or value says that they are secrets.
+    "spark.redaction.regex": "(?i)secret|passw|token|access[._-]?key|private[._-]?key|authorization|credential",
 }
+
+# For a job in whose statements people's ids stand: they are in no event log and on no page.
+_NOWHERE = {"spark.eventLog.enabled": "false", "spark.ui.enabled": "false"}
 
 # For what is read in this process: too little to be worth replanning each of its stages when the last is known.
 _IN_PROCESS = {"spark.sql.shuffle.partitions": "2", "spark.sql.adaptive.enabled": "false"}
 
 
-def create(job: str, config: Config, *, on_cluster: bool = True) -> SparkSession:
-    """Start a session for the named job, on the cluster unless it reads so little that its executors would take longer."""
+def create(job: str, config: Config, *, on_cluster: bool = True, event_log: bool = True) -> SparkSession:
+    """Start a session for the named job, on the cluster unless it reads so little that its executors would take longer.
+
+    event_log: whether Spark keeps and shows what it did, with its statements, where the configuration has it do so.
+    """
     use_utc()
     py4j_cache.remember()
     builder = SparkSession.builder.appName(f"moodle-lakehouse {job}").config(
@@ -50,7 +60,8 @@ def create(job: str, config: Config, *, on_cluster: bool = True) -> SparkSession
     )
     if not on_cluster:
         builder = builder.master(f"local[{config.spark.cores_max}]")
-    for key, value in {**_DEFAULTS, **({} if on_cluster else _IN_PROCESS)}.items():
+    settings = {**_DEFAULTS, **({} if on_cluster else _IN_PROCESS), **({} if event_log else _NOWHERE)}
+    for key, value in settings.items():
         builder = builder.config(key, value)
     with _stdout_is_stderr():
         try:

@@ -10,25 +10,30 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType, _parse_datatype_string
 
-from moodle_lakehouse.errors import LakehouseError
+from moodle_lakehouse.errors import LakehouseError, reason
 from moodle_lakehouse.lake import table_names
 
 
 @contextmanager
 def bench_namespace(spark: SparkSession) -> Iterator[None]:
     """Make the namespace of benchmarks' tables, and drop it when none is left."""
-    spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {table_names.CATALOG}.bench")
+    bench = table_names.full_name(table_names.CATALOG, "bench")
+    _create_namespace(spark, bench)
     try:
         yield
     finally:
-        if spark.sql(f"SHOW TABLES IN {table_names.CATALOG}.bench").isEmpty():
-            spark.sql(f"DROP NAMESPACE {table_names.CATALOG}.bench")
+        if not names_in(spark, bench):
+            spark.sql(f"DROP NAMESPACE {table_names.quoted(bench)}")
 
 
 def ensure_namespaces(spark: SparkSession) -> None:
     """Make the namespaces that the jobs write to."""
     for name in table_names.NAMESPACES:
-        spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {table_names.CATALOG}.{name}")
+        _create_namespace(spark, table_names.full_name(table_names.CATALOG, name))
+
+
+def _create_namespace(spark: SparkSession, namespace: str) -> None:
+    spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {table_names.quoted(namespace)}")
 
 
 def exists(spark: SparkSession, table: str) -> bool:
@@ -81,26 +86,49 @@ def load(spark: SparkSession, table: str) -> Any:
 def catalog_of(spark: SparkSession, table: str) -> tuple[Any, Any]:
     """Return Iceberg's own catalog of a table, and the table's identifier there."""
     jvm: Any = spark._jvm
-    name, inside = table.split(".", 1)
+    name, *inside = table_names.parts(table)
     catalog = jvm.org.apache.iceberg.spark.Spark3Util.loadIcebergCatalog(spark._jsparkSession, name)
-    return catalog, jvm.org.apache.iceberg.catalog.TableIdentifier.parse(inside)
+    names = spark.sparkContext._gateway.new_array(jvm.java.lang.String, len(inside))  # type: ignore[union-attr]
+    for place, part in enumerate(inside):
+        names[place] = part
+    return catalog, jvm.org.apache.iceberg.catalog.TableIdentifier.of(names)
 
 
-def table_locations(spark: SparkSession) -> dict[str, str]:
-    """Return namespace.table -> folder of its files, of every table in the catalog, also of those that are not the jobs'."""
+def table_locations(spark: SparkSession, catalog: str = table_names.CATALOG) -> dict[str, str]:
+    """Return namespace.table -> folder of its files, of every table in the catalog, also of those that are not the jobs'.
+
+    The names are full ones but for the catalog: whoever may write there chose them, so any character may be in them.
+    """
     found = {}
-    namespaces = [row[0] for row in spark.sql(f"SHOW NAMESPACES IN {table_names.CATALOG}").collect()]
+    namespaces = _namespaces(spark, catalog)
     while namespaces:
         namespace = namespaces.pop()
-        place = table_names.quoted(f"{table_names.CATALOG}.{namespace}")
-        inner = spark.sql(f"SHOW NAMESPACES IN {place}").collect()
-        namespaces.extend(row[0] for row in inner if row[0] != namespace)
-        for row in spark.sql(f"SHOW TABLES IN {place}").collect():
-            name = f"{namespace}.{row['tableName']}"
-            loaded = load(spark, f"{table_names.CATALOG}.{name}")
+        place = f"{catalog}.{namespace}"
+        namespaces.extend(inner for inner in _namespaces(spark, place) if inner != namespace)
+        for table in names_in(spark, place):
+            name = f"{namespace}.{table_names.full_name(table)}"
+            try:
+                loaded = load(spark, f"{catalog}.{name}")
+            except Exception as error:
+                raise LakehouseError(
+                    f"The catalog cannot load a table: {reason(error)}",
+                    where=f"{catalog}.{name}",
+                    remedy="drop it, or bring its metadata back (troubleshooting.md)",
+                ) from error
             if loaded is not None:  # it may have gone meanwhile
                 found[name] = str(loaded.location()).rstrip("/") + "/"
     return found
+
+
+def _namespaces(spark: SparkSession, place: str) -> list[str]:
+    """Return the namespaces right below a catalog or a namespace, as full names but for the catalog."""
+    rows = spark.sql(f"SHOW NAMESPACES IN {table_names.quoted(place)}").collect()
+    return [table_names.full_name(*table_names.parts(row[0])) for row in rows]
+
+
+def names_in(spark: SparkSession, namespace: str) -> list[str]:
+    """Return the tables of a namespace (full name), each by its own name as the catalog has it."""
+    return [row["tableName"] for row in spark.sql(f"SHOW TABLES IN {table_names.quoted(namespace)}").collect()]
 
 
 def row_count(spark: SparkSession, table: str) -> int:

@@ -137,7 +137,7 @@ def append(df: DataFrame, table: str, *, run_id: str, summary: Mapping[str, str]
         for column in df.schema:
             if column.name not in held:
                 new = f"{table_names.quoted_name(column.name)} {column.dataType.simpleString()}"
-                df.sparkSession.sql(f"ALTER TABLE {table} ADD COLUMN {new}")
+                df.sparkSession.sql(f"ALTER TABLE {table_names.quoted(table)} ADD COLUMN {new}")
         writer.append()
         return
     for key, value in TABLE_PROPERTIES.items():

@@ -2,8 +2,8 @@
 
 1. The ids are recorded as keyed hashes, so that no later ingest brings these people back (ingest.suppression_list).
 2. Rows about them go, columns that merely mention them become null: raw tables by what the catalogue of Moodle's tables
-   declares, the jobs' own by their contracts, anybody else's by userid and user_key. Each table in at most two commits,
-   which carry on what jobs recorded in its snapshots.
+   declares, the jobs' own by their contracts, anybody else's, the sandbox's included, by userid and user_key. Each table in
+   at most two commits, which carry on what jobs recorded in its snapshots.
 3. Older snapshots of every table that names them expire, and the files with them. Leftover files go.
 4. Every file is read (file_scan): the result is what is found then, not what was meant.
 5. Whole numbers of raw tables that nobody declared are counted where they hold an id: possibly a person. They stay.
@@ -17,7 +17,8 @@ import hashlib
 import hmac
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,13 +28,13 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from moodle_lakehouse.config import Config
-from moodle_lakehouse.curated import raw_tables, users
-from moodle_lakehouse.errors import LakehouseError, bullet_list
+from moodle_lakehouse.curated import raw_tables, user_keys
+from moodle_lakehouse.errors import LakehouseError, bullet_list, reason
 from moodle_lakehouse.ingest import moodle_tables, mysql, suppression_list
 from moodle_lakehouse.ingest.moodle_tables import Catalogue, MoodleTable, PersonColumn, person_columns
 from moodle_lakehouse.lake import contracts, files, job_runs, snapshots, table_names, tables, worker_pool, writers
 from moodle_lakehouse.lake.contracts import Contract, Person
-from moodle_lakehouse.lake.table_names import quoted_name
+from moodle_lakehouse.lake.table_names import literal, quoted_name
 from moodle_lakehouse.privacy import file_scan
 from moodle_lakehouse.privacy.file_scan import CURRENT, LEFTOVER, People, Scan
 
@@ -81,20 +82,22 @@ def people(config: Config, ids: Sequence[int]) -> People:
     return People(
         tuple(sorted(set(ids))),
         tuple(hmac.digest(hash_key, str(i).encode(), hashlib.sha256).hex() for i in ids),
-        tuple(users.pseudonym_of(key, i) for i in ids),
+        tuple(user_keys.pseudonym_of(key, i) for i in ids),
     )
 
 
 def look(spark: SparkSession, config: Config, ids: Sequence[int]) -> Erasure:
     """Find where the lake names people; nothing is changed."""
-    tables.ensure_namespaces(spark)
-    before = file_scan.scan(spark, people(config, ids), rules(spark, config))
-    return Erasure(before, (), None, _active(spark, ids), possible_people(spark, config, ids))
+    with without_ids(ids):
+        tables.ensure_namespaces(spark)
+        before = file_scan.scan(spark, people(config, ids), rules(spark, config))
+        return Erasure(before, (), None, _active(spark, ids), possible_people(spark, config, ids))
 
 
 def run(spark: SparkSession, config: Config, ids: Sequence[int]) -> Erasure:
     """Erase people; check() says whether every file is free of them. No ingest runs meanwhile: it would bring them back."""
-    with mysql.reserved(config.moodle, config.catalog.uri), job_runs.job(spark, "erase-user") as job:
+    reserved = mysql.reserved(config.moodle, config.catalog.uri)
+    with reserved, job_runs.job(spark, "erase-user") as job, without_ids(ids):
         who, active = people(config, ids), _active(spark, ids)
         tables.ensure_namespaces(spark)
         suppression_list.remember(spark, config.privacy.key(), ids)
@@ -110,8 +113,24 @@ def run(spark: SparkSession, config: Config, ids: Sequence[int]) -> Erasure:
         return Erasure(before, tuple(done), after, active, possible)
 
 
+@contextmanager
+def without_ids(ids: Sequence[int]) -> Iterator[None]:
+    """Leave the ids out of what is raised, which may quote a statement: it is printed, and kept in ops.job_run."""
+    try:
+        yield
+    except Exception as error:
+        told = str(error) if isinstance(error, LakehouseError) else reason(error)
+        hidden = re.sub(rf"\b({'|'.join(str(i) for i in ids)})\b", "...", told)
+        if hidden == told and isinstance(error, LakehouseError):
+            raise
+        raise LakehouseError(hidden) from None
+
+
 def rules(spark: SparkSession, config: Config) -> dict[str, tuple[PersonColumn, ...]]:
-    """Return the declared columns of people of each table in the catalog, also of tables that are not the jobs'."""
+    """Return the declared columns of people of each table in the catalog, and of each in the sandbox.
+
+    Tables that are not the jobs' are among them.
+    """
     catalogue, raw = moodle_tables.load(), table_names.raw("")
     strangers = (*catalogue.extra.person, PersonColumn("user_key"))
 
@@ -122,11 +141,15 @@ def rules(spark: SparkSession, config: Config) -> dict[str, tuple[PersonColumn, 
         return strangers if contract is None else _contract_rules(contract)
 
     names = sorted(f"{table_names.CATALOG}.{name}" for name in tables.table_locations(spark))
-    return {name: declared(name) for name in names if name != table_names.ERASED_USER}
+    known = {name: declared(name) for name in names if name != table_names.ERASED_USER}
+    if config.sandbox is not None:
+        found = tables.table_locations(spark, table_names.SANDBOX)
+        known |= {f"{table_names.SANDBOX}.{name}": strangers for name in sorted(found)}
+    return known
 
 
 def _raw_table(catalogue: Catalogue, config: Config, name: str) -> MoodleTable:
-    own, attributes = name.removeprefix(table_names.raw("")), config.analytics.enrolment_attributes
+    own, attributes = table_names.parts(name)[-1], config.analytics.enrolment_attributes
     numbers = attributes.columns if attributes and attributes.table == own else ()
     return catalogue.table(own, {**dict.fromkeys(numbers, "number"), **config.moodle.columns.get(own, {})})
 
@@ -142,8 +165,8 @@ def _contract_rules(contract: Contract) -> tuple[PersonColumn, ...]:
 def possible_people(spark: SparkSession, config: Config, ids: Sequence[int]) -> tuple[PossiblePerson, ...]:
     """Return the undeclared whole numbers of raw tables that equal one of the ids in some row, of the current snapshots."""
     catalogue, found = moodle_tables.load(), []
-    for row in spark.sql(f"SHOW TABLES IN {table_names.CATALOG}.raw").collect():
-        name = table_names.raw(row["tableName"])
+    for own in tables.names_in(spark, table_names.full_name(table_names.CATALOG, "raw")):
+        name = table_names.raw(own)
         df, known = spark.table(table_names.quoted(name)), _raw_table(catalogue, config, name)
         declared = {*known.numbers, *(c.name for c in known.person)}
         unknown = [f.name for f in df.schema.fields if _is_whole(f.dataType) and f.name not in declared]
@@ -158,7 +181,13 @@ def _is_whole(kind: T.DataType) -> bool:
 
 
 def check(result: Erasure) -> None:
-    """Refuse a result in which a file still names somebody."""
+    """Refuse a result in which a file still names somebody, or may."""
+    if result.after is not None and result.after.unread:
+        raise LakehouseError(
+            f"{len(result.after.unread)} files are no Parquet and cannot be searched:\n"
+            + bullet_list(f"{table}: {file}" for table, file in result.after.unread[:20]),
+            remedy="have their tables written as Parquet (write.format.default) or drop them; then run erase-user again",
+        )
     if result.after is None or not result.after.traces:
         return
     left = [f"{t.table}: {t.file} ({t.reached}: {_counts(t.rows)})" for t in result.after.traces]
@@ -193,10 +222,8 @@ def _erase_all(
     }
     done, failures = worker_pool.each(spark, work, workers=WORKERS, name="erase")
     if failures:
-        ids = re.compile(rf"\b({'|'.join(str(i) for i in who.ids)})\b")  # of statements that failed: ops keeps the text
         raise LakehouseError(
-            f"{len(failures)} of {len(affected)} tables could not be freed of the erased:\n"
-            + bullet_list(ids.sub("...", one) for one in failures),
+            f"{len(failures)} of {len(affected)} tables could not be freed of the erased:\n" + bullet_list(failures),
             remedy="see that no other job runs, then run erase-user again: it goes on from there",
         )
     return done
@@ -234,23 +261,19 @@ def _candidates(columns: Mapping[str, T.DataType]) -> list[str]:
 
 def _condition(rule: PersonColumn, columns: Mapping[str, T.DataType], who: People, table: str) -> str:
     if rule.is_log_text:
-        return f"{quoted_name(rule.name)} RLIKE {_literal(who.log_pattern)}"
+        return f"{quoted_name(rule.name)} RLIKE {literal(who.log_pattern)}"
     if not isinstance(columns[rule.name], T.StringType):
         return rule.condition([str(i) for i in who.ids])
     words = who.hashes if table.startswith(table_names.raw("")) else who.pseudonyms
-    return rule.condition([f"'{word}'" for word in words])
+    return rule.condition([literal(word) for word in words])
 
 
 def _cleared(rule: PersonColumn, who: People) -> str:
     return (
-        f"regexp_replace({quoted_name(rule.name)}, {_literal(who.log_pattern)}, 'userid erased')"
+        f"regexp_replace({quoted_name(rule.name)}, {literal(who.log_pattern)}, '$1 erased')"
         if rule.is_log_text
         else "NULL"
     )
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\") + "'"
 
 
 def _change(spark: SparkSession, table: str, statement: str) -> int:

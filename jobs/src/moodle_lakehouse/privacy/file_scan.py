@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from moodle_lakehouse.errors import LakehouseError
 from moodle_lakehouse.ingest.moodle_tables import PersonColumn, person_columns
@@ -33,8 +35,8 @@ class People:
 
     @property
     def log_pattern(self) -> str:
-        """Return the regular expression (of Java and of RE2) for a text that holds one of the ids as "userid 7"."""
-        return rf"\buserid ({'|'.join(str(i) for i in self.ids)})\b"
+        """Return the regular expression (of Java and of RE2) for a text that names somebody as "userid 7" or "user_key 0f..."."""
+        return rf"\b(userid|user_key) (?:{'|'.join([*map(str, self.ids), *self.pseudonyms])})\b"
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,12 @@ class Trace:
 
 @dataclass(frozen=True)
 class Scan:
-    """What was read, and where people are named."""
+    """What was read, and where people are named. unread: table and file of what is no Parquet, as only the sandbox may have."""
 
     tables: int
     files: int
     traces: tuple[Trace, ...]
+    unread: tuple[tuple[str, str], ...] = ()
 
     def by_table(self) -> dict[str, dict[str, Any]]:
         """Return the rows by where the files are reached, and the columns ("by"), of each table that names people.
@@ -94,20 +97,26 @@ def scan(spark: SparkSession, people: People, rules: Mapping[str, Sequence[Perso
     if tasks:
         slices = max(1, min(len(tasks), 8 * spark.sparkContext.defaultParallelism))
         found = spark.sparkContext.parallelize(tasks, slices).flatMap(lambda task: _scan_file(task, people)).collect()
+    unread = sorted((name, file) for name, file, rows in found if not rows)
+    found = [one for one in found if one[2]]
     hit = {name for name, _, _ in found}
     current = _paths(spark, sorted(hit), "files")
     where = {_plain(f): OLDER for name in hit for f in reached[name]}
     where |= {_plain(f): CURRENT for name in hit for f in current[name]}
     traces = [Trace(name, file, where.get(_plain(file), LEFTOVER), rows) for name, file, rows in found]
-    return Scan(len(rules), len(tasks), tuple(sorted(traces, key=lambda t: (t.table, t.reached, t.file))))
+    traces.sort(key=lambda trace: (trace.table, trace.reached, trace.file))
+    return Scan(len(rules), len(tasks) - len(unread), tuple(traces), tuple(unread))
 
 
 def _paths(spark: SparkSession, names: Sequence[str], kind: str) -> dict[str, list[str]]:
     """Return the files of each table, by one of Iceberg's metadata tables: `files` of now, `all_files` of every snapshot."""
     found: dict[str, list[str]] = {name: [] for name in names}
     if names:
-        parts = [f"SELECT DISTINCT '{name}', file_path FROM {table_names.quoted(name)}.{kind}" for name in names]
-        for name, path in spark.sql(" UNION ALL ".join(parts)).collect():
+        parts = [
+            spark.table(f"{table_names.quoted(name)}.{kind}").select(F.lit(name), "file_path").distinct()
+            for name in names
+        ]
+        for name, path in reduce(DataFrame.unionAll, parts).collect():
             found[name].append(path)
     return found
 
@@ -121,6 +130,8 @@ def _plain(path: str) -> str:
 
 
 def _scan_file(task: _Task, people: People) -> Iterator[tuple[str, str, dict[str, int]]]:
+    """Yield table, file and rows of a file that names somebody; no rows where it cannot be read."""
+    import pyarrow as pa
     from pyarrow import parquet
 
     system, inside = files.place(task.file, task.storage)
@@ -131,6 +142,9 @@ def _scan_file(task: _Task, people: People) -> Iterator[tuple[str, str, dict[str
         raise LakehouseError(
             f"A file cannot be read: {error}", where=f"{task.table}: {task.file}", remedy="see that no other job runs"
         ) from None
+    except pa.ArrowInvalid:  # ORC or Avro
+        yield task.table, task.file, {}
+        return
     if rows:
         yield task.table, task.file, rows
 

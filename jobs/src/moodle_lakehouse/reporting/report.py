@@ -23,13 +23,14 @@ from moodle_lakehouse.lake import point_in_time, table_names, tables
 WIDTH = 110
 MAX_STUDENTS = 10
 MAX_MOVES = 3
-NO_LINKS = "No links to profiles: lakehouse_moodle_url is not set, for behind a demo's data stands no Moodle."
+WHO = "Whose a key is, identify KEY tells whoever may know (docs/privacy.md)."
 
 
 def render(spark: SparkSession, config: Config, as_of: dt.datetime | None, format: str = "text") -> str:
     """Return the report as tables for a terminal of 110 columns, or as one JSON document.
 
-    It shows the latest run that scored (clustered) at as_of or before; nothing in it names a person.
+    It shows the latest run that scored (clustered) at as_of or before. People are in it by pseudonym alone, since it is
+    printed and kept in the journal; `identify` tells who they are.
     """
     if format not in ("text", "json"):
         raise ConfigError(f"The report has no format {format!r}", where="--format", remedy="use text or json")
@@ -41,7 +42,7 @@ def collect(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> d
     """Return what the report says, as plain values."""
     risks = _latest(tables.read(spark, table_names.STUDENT_RISK), as_of)
     clusters = _latest(tables.read(spark, table_names.COURSE_CLUSTER), as_of)
-    students = _students(spark, config, risks) if risks is not None else []
+    students = _students(spark, risks) if risks is not None else []
     courses = [row.asDict() for row in clusters.collect()] if clusters is not None else []  # a row a course
     document: dict[str, Any] = {
         "as_of": as_of,
@@ -73,13 +74,13 @@ def _latest(df: DataFrame | None, as_of: dt.datetime | None) -> DataFrame | None
     )
 
 
-def _students(spark: SparkSession, config: Config, risks: DataFrame) -> list[dict[str, Any]]:
+def _students(spark: SparkSession, risks: DataFrame) -> list[dict[str, Any]]:
     courses = spark.table(table_names.DIM_COURSE).select("courseid", "shortname")
     top = (
-        risks.orderBy(F.desc("probability"), "courseid", "userid")
+        risks.orderBy(F.desc("probability"), "courseid", "user_key")
         .limit(MAX_STUDENTS)
         .join(F.broadcast(courses), "courseid", "left")
-        .orderBy(F.desc("probability"), "courseid", "userid")
+        .orderBy(F.desc("probability"), "courseid", "user_key")
     )
     return [
         {
@@ -90,17 +91,10 @@ def _students(spark: SparkSession, config: Config, risks: DataFrame) -> list[dic
             "band": row["band"],
             "change": row["change"],
             "reasons": [row[f"reason_{i}"] for i in (1, 2, 3) if row[f"reason_{i}"]],
-            "userid": row["userid"],
             "courseid": row["courseid"],
-            "link": _link(config.moodle.url, row["userid"], row["courseid"]),
         }
         for row in top.collect()
     ]
-
-
-def _link(site: str | None, userid: int, courseid: int) -> str | None:
-    """Return the address of a student's profile in a course; None where no Moodle stands behind the data."""
-    return None if site is None else f"{site.rstrip('/')}/user/view.php?id={userid}&course={courseid}"
 
 
 def _scored(risks: DataFrame) -> dict[str, Any] | None:
@@ -169,8 +163,7 @@ def _text(document: dict[str, Any]) -> str:
             f" ({_share(scoring.MEDIUM)} or more), {scored['low']:,} low.",
             soft_wrap=False,
         )
-        if not any(student["link"] for student in document["students"]):
-            console.print(NO_LINKS)
+        console.print(WHO)
     else:
         console.print(Text("No students at risk to show", style="bold"))
         console.print(document["not_scored"], markup=False)
@@ -203,7 +196,7 @@ def _risk_table(students: list[dict[str, Any]], outcome: str) -> Table:
     table.add_column("risk", justify="right", no_wrap=True)
     table.add_column("band", no_wrap=True)
     table.add_column("change", justify="right", no_wrap=True)
-    table.add_column("reasons and profile", overflow="fold", ratio=1)
+    table.add_column("reasons", overflow="fold", ratio=1)
     for student in students:
         change = student["change"]
         why = [f"{place}. {words}" for place, words in enumerate(student["reasons"], 1)]
@@ -213,7 +206,7 @@ def _risk_table(students: list[dict[str, Any]], outcome: str) -> Table:
             _share(student["probability"]),
             student["band"],
             "new" if change is None else f"{_signed(100 * change)} pts",
-            Text("\n".join([*why, student["link"] or f"user {student['userid']}, course {student['courseid']}"])),
+            Text("\n".join(why)),
             end_section=True,
         )
     return table
