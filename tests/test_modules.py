@@ -181,3 +181,78 @@ def test_sshd_is_told_from_the_ports_that_sessions_forward(monkeypatch: pytest.M
     monkeypatch.setattr(firewall_host, "parent_of", {70: 1, 80: 70, 91: 1}.__getitem__)
     monkeypatch.setattr(firewall_host, "command_of", {1: "systemd", 70: "sshd"}.__getitem__)
     assert sorted(firewall_host.listening_ports(LISTENING)) == [22, 2222, 10022]
+
+
+def test_a_name_of_this_host_is_told_from_others() -> None:
+    firewall_host = load_module("roles/firewall/library/firewall_host.py")
+    assert firewall_host.is_own("localhost")
+    assert not firewall_host.is_own("192.0.2.1")
+    assert not firewall_host.is_own("no.such.name.invalid")
+
+
+exposure = load_module("plugins/modules/host_exposure.py")
+
+
+def test_addresses_of_the_kernels_tables(tmp_path: Path) -> None:
+    """As in /proc/net: what listens, whoever it is; an IPv4 address in IPv6's clothes is one of IPv4."""
+    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    rest = "00000000:00000000 00:00000000 00000000     0        0"
+    (tmp_path / "tcp").write_text(
+        f"{head}   0: 0100007F:1F90 00000000:0000 0A {rest} 11 1\n   1: 0A0200C0:0016 00000000:0000 0A {rest} 12 1\n"
+        f"   2: 0A0200C0:0016 0B0200C0:D431 01 {rest} 13 1\n"
+    )
+    (tmp_path / "tcp6").write_text(
+        f"{head}   0: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A {rest} 14 1\n"
+        f"   1: 0000000000000000FFFF0000050200C0:0051 00000000000000000000000000000000:0000 0A {rest} 15 1\n"
+        f"   2: B80D0120000000000000000001000000:0052 00000000000000000000000000000000:0000 0A {rest} 16 1\n"
+    )
+    (tmp_path / "udp").write_text(f"{head}   0: 00000000:0035 00000000:0000 07 {rest} 17 2\n")
+    assert exposure.listening(tmp_path) == {
+        ("tcp", "127.0.0.1", 8080): "11",
+        ("tcp", "192.0.2.10", 22): "12",
+        ("tcp", "::", 80): "14",
+        ("tcp", "192.0.2.5", 81): "15",
+        ("tcp", "2001:db8::1", 82): "16",
+        ("udp", "0.0.0.0", 53): "17",
+    }
+
+
+def test_what_listens_beyond_loopback_has_an_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ports of containers belong to their service, whether the engine or a process of theirs holds them."""
+    listed = "c0ffee\tedge\t127.0.0.1:8080->8080/tcp, 192.0.2.10:443->8443/tcp\nbeef\tspark-master\t\n"
+    monkeypatch.setattr(exposure, "run", lambda *command: subprocess.CompletedProcess(command, 0, listed, ""))
+    sockets = {
+        ("tcp", "127.0.0.1", 8080): "1",
+        ("tcp", "192.0.2.10", 7077): "2",
+        ("tcp", "0.0.0.0", 22): "3",
+        ("udp", "0.0.0.0", 53): "4",
+    }
+    monkeypatch.setattr(exposure, "listening", lambda: sockets)
+    held = {"2": ("java", "0::/system.slice/docker-beef.scope"), "3": ("sshd", "0::/system.slice/ssh.service")}
+    monkeypatch.setattr(exposure, "holders", lambda inodes: held)
+    assert [tuple(row.values()) for row in exposure.exposed("lakehouse")] == [
+        ("tcp", "0.0.0.0", 22, "sshd", ""),
+        ("tcp", "192.0.2.10", 443, "the engine", "edge"),
+        ("tcp", "192.0.2.10", 7077, "java", "spark-master"),
+        ("udp", "0.0.0.0", 53, "unknown", ""),
+    ]
+
+
+def test_the_firewalls_state(tmp_path: Path) -> None:
+    program = tmp_path / "check"
+    assert exposure.firewall(str(program)) == "absent"
+    program.write_text("#!/bin/sh\necho 'INPUT does not lead there'; exit 1\n")
+    program.chmod(0o755)
+    assert exposure.firewall(str(program)) == "INPUT does not lead there"
+    program.write_text("#!/bin/sh\n")
+    assert exposure.firewall(str(program)) == "loaded"
+
+
+def test_an_images_age_is_that_of_its_oldest_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ['"2026-03-02T10:00:00Z"', '"2026-03-01T10:00:00+02:00"', '"2026-01-30T10:00:00Z"']
+    answers = {"there": (0, "\n".join(made)), "gone": (1, "")}
+    monkeypatch.setattr(
+        exposure, "run", lambda *command: subprocess.CompletedProcess(command, *answers[command[-1]], stderr="")
+    )
+    now = exposure.datetime.fromisoformat("2026-03-02T09:00:00Z").timestamp()
+    assert exposure.ages(["there", "gone"], now) == {"there": 30}
