@@ -24,6 +24,8 @@ ASIDE = [
     "docker",
     "preflight",
 ]
+# Run before a release alone: `./lakehouse test --release`
+RELEASE = {"external_store"}
 OTHERS = {path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")} - {*ASIDE}
 SCENARIOS = [ASIDE[0], *sorted(OTHERS), *reversed(ASIDE[1:])]
 STATE = ROOT / ".cache" / "molecule"

@@ -124,7 +124,7 @@ def test_what_no_image_is_made_from_changes_nothing(checkout: Path) -> None:
 def test_a_version_changes_the_images_that_use_it(checkout: Path) -> None:
     before = tags(checkout)
     edit(checkout, "versions", "GO_VERSION", value="1.25")
-    assert changed(before, tags(checkout)) == {"minio"}
+    assert changed(before, tags(checkout)) == {"minio", "versitygw"}
 
 
 def test_order_comments_and_what_is_built_by_default_change_nothing(checkout: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from scenarios import SCENARIOS, Aside, changes_in_check_mode, loads_images
+from scenarios import RELEASE, SCENARIOS, Aside, changes_in_check_mode, loads_images
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(
+    "scenario", [pytest.param(name, marks=[pytest.mark.release] if name in RELEASE else []) for name in SCENARIOS]
+)
 @pytest.mark.usefixtures("engine")
 def test_scenario(scenario: str, aside: Aside, request: pytest.FixtureRequest) -> None:
     if loads_images(scenario):
