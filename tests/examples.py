@@ -69,7 +69,6 @@ LEFT_OUT = {
     "./lakehouse up mysite --vault-password-file ~/.vault-password": "molecule/cluster/converge.yml",
     "ansible-playbook site.yml -i inventories/mysite": "molecule/cluster/converge.yml",
     # What the demo has not got
-    "lakehouse-firewall check": "one host has no firewall: molecule/firewall/verify.yml",
     "docker exec minio minio-setup heal": "one host has nothing to heal: molecule/object_store_distributed/verify.yml",
     "systemctl start lakehouse-job-nightly": "there is no such timer: molecule/stack/tasks/timers.yml",
     "journalctl --identifier lakehouse-job-nightly": "there is no such timer: molecule/stack/tasks/timers.yml",
@@ -94,7 +93,7 @@ LEFT_OUT = {
     "pip install duckdb-extensions==1.5.5 duckdb-extension-httpfs==1.5.5 duckdb-extension-avro==1.5.5 "
     "duckdb-extension-iceberg==1.5.5": "molecule/stack/files/connect/requirements.in",
     "pip install pytz": "the page's Python does not need it",
-    "export LAKEHOUSE_PASSWORD=password": "molecule/stack/tasks/connect.yml",
+    "export LAKEHOUSE_PASSWORD=password LAKEHOUSE_S3_KEY=analyst LAKEHOUSE_S3_SECRET=password": "molecule/stack/tasks/connect.yml",
     'curl -u "analyst:$LAKEHOUSE_PASSWORD" http://127.0.0.1:8080/catalog/v1/config': "a bare Debian has no curl: "
     "molecule/stack/tasks/access.yml",
 }

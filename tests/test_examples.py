@@ -92,8 +92,9 @@ def test_each_is_run_by_something() -> None:
 
 def test_replaced_in_python() -> None:
     found = scripts("docs/connect.md", {"http://127.0.0.1:8080": "https://lake.test"})
-    assert [script["where"] for script in found] == ["docs/connect.md, PyIceberg", "docs/connect.md, DuckDB"]
-    assert all("https://lake.test/catalog" in script["python"] and ":8080" not in script["python"] for script in found)
+    sections = ["PyIceberg", "DuckDB", "Tables of your own"]
+    assert [script["where"] for script in found] == [f"docs/connect.md, {section}" for section in sections]
+    assert all("https://lake.test/" in script["python"] and ":8080" not in script["python"] for script in found)
 
 
 def test_packages_are_those_of_the_page() -> None:

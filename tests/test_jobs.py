@@ -88,7 +88,16 @@ def test_jobs(suite: str, images: dict[str, str], database: str, tls: Path, runn
     options += [f"--volume={tls / 'ca.pem'}:/tls/ca.pem:ro", "--env=LAKEHOUSE_TEST_MYSQL_CA=/tls/ca.pem"]
     if DATA.is_dir():
         options += [f"--volume={DATA}:/data:ro", "--env=LAKEHOUSE_TEST_DATA=/data"]
-    command = ["docker", "run", "--rm", "--name", NAME, "--network", NAME, *options, images["jobs-test"]]
+    command = [
+        "docker",
+        "run",
+        "--rm",
+        "--pull=never",
+        f"--name={NAME}",
+        f"--network={NAME}",
+        *options,
+        images["jobs-test"],
+    ]
     command += [
         "env",
         "--unset=LAKEHOUSE_CONFIG",

@@ -172,11 +172,13 @@ def test_scenarios_share_their_vms(scenario: str) -> None:
 def test_floors_fit_into_8_gib_and_stand_in_the_docs() -> None:
     """All services of one host fit into 8192 MiB, and docs/operations.md tells the same numbers as the table."""
     table = load(ROOT / "playbooks/group_vars/all/memory.yml")["lakehouse_memory_table"]
-    floors = {name: int(re.search(r"\d+", str(row["floor"]))[0]) for name, row in table.items()}  # type: ignore[index]
-    assert sum(floors.values()) <= 8192
+    floors = {name: row["floor"] for name, row in table.items()}
+    # These are on hosts that have not everything. 192 MiB are the portal's.
+    everywhere = sum(floor for name, floor in floors.items() if not name.startswith("notebooks-"))
+    assert everywhere <= 8192 - 192
     docs = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     rows = re.findall(r"(?m)^\| ([a-z-]+)[^|]* \| (\d+)[^|]* \| (\d+) \|$", docs)
     assert {name: (int(floor), int(share)) for name, floor, share in rows} == {
         name: (floors[name], row["share"]) for name, row in table.items()
     }
-    assert f"| sum | {sum(floors.values())} of 8192 | |" in docs
+    assert f"| sum | {everywhere} of 8192;" in docs
