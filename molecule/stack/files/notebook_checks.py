@@ -143,12 +143,13 @@ def sql_cells(kernel: Kernel) -> None:
     assert kernel.ok("courses.count() > 2, type(courses).__name__").text == "(True, 'DataFrame')"
     assert "\n41 " in kernel.ok("answer = 41\n%sql SELECT {answer} AS a, {answer} + 1 AS b FROM {courses} LIMIT 1").text
     assert kernel.ok("%sql CREATE NAMESPACE IF NOT EXISTS sandbox.default").html == ""
-    kernel.run("%sql SELECT * FROM nothing.there").failed_with("[TABLE_OR_VIEW_NOT_FOUND]", "`nothing`.`there`")
+    kernel.run("%sql SELECT * FROM curated.there").failed_with("[TABLE_OR_VIEW_NOT_FOUND]", "`curated`.`there`")
+    kernel.run("%sql SELECT * FROM raw.course").failed_with("Analysts read the namespaces curated, features and marts")
     kernel.run("%%sql\nSELEC 1").failed_with("[PARSE_SYNTAX_ERROR]")
     kernel.run("%sql SELECT raise_error('as it was said')").failed_with("as it was said")
     kernel.run("%sql --limit 0 SELECT 1").failed_with("--limit must be 1 or more")
     kernel.ok("from pyspark.sql import SparkSession\nspark = SparkSession.builder.getOrCreate()")
-    kernel.run("spark.table('nothing.there')").failed_with("[TABLE_OR_VIEW_NOT_FOUND]")
+    kernel.run("spark.table('curated.there')").failed_with("[TABLE_OR_VIEW_NOT_FOUND]")
     kernel.run("spark.sql(\"SELECT raise_error('as it was said')\").show()").failed_with("as it was said")
     assert f'href="{PUBLIC}/jupyter/spark-40' in kernel.ok("spark").html
     # The application's pages and ports are for this container, from which Jupyter passes them on.
