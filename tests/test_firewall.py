@@ -132,14 +132,16 @@ def test_a_table_of_what_is_outside() -> None:
     }
     ways = {"jobs": "spark", "spark-worker": "spark", "rest": "catalog"}
     more = {"spark-worker": [{"to": "192.0.2.5", "port": 80}, {"to": "192.0.2.1", "port": 443}], "rest": []}
-    table = egress.egress_table(endpoints, ["jobs", "postgres", "rest", "spark-worker"], ways, ["minio"], more)
+    services = ["jobs", "postgres", "rest", "spark-worker"]
+    table = egress.egress_table(endpoints, services, ways, ["minio"], more)
+    assert json.dumps(table) == json.dumps(egress.egress_table(endpoints, services[::-1], ways, ["minio"], more))
     assert table == {
         "spark": [
-            {"to": "db.example.org", "port": 3306},
             {"to": "192.0.2.1", "port": 443},
+            {"to": "192.0.2.5", "port": 80},
             {"to": "192.0.2.7"},
             {"to": "2001:db8::9", "port": 3306},
-            {"to": "192.0.2.5", "port": 80},
+            {"to": "db.example.org", "port": 3306},
         ],
         "catalog": [{"to": "2001:db8::1", "port": 9000}, {"to": "s3.example.org", "port": 80}],
     }

@@ -70,7 +70,7 @@ def egress_table(
     inside: Collection[str],
     more: Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
 ) -> dict[Any, list[dict[str, Any]]]:
-    """Return the destinations outside of each network, each once, in their order."""
+    """Return the destinations outside of each network, each once; sorted, for Ansible's filters of sets know no order."""
     table: dict[Any, list[dict[str, Any]]] = {}
     for service in services:
         if service not in ways:
@@ -83,7 +83,11 @@ def egress_table(
         ]:
             if entry not in table.setdefault(ways[service], []):
                 table[ways[service]].append(entry)
-    return {way: entries for way, entries in table.items() if entries}
+    return {
+        way: sorted(entries, key=lambda entry: (entry["to"], str(entry.get("port", ""))))
+        for way, entries in sorted(table.items(), key=lambda item: str(item[0]))
+        if entries
+    }
 
 
 class FilterModule:

@@ -258,11 +258,20 @@ def test_analysts_own_tables_lose_the_person(lake: SparkSession, site: config.Co
     copied.select("note").writeTo("sandbox.`anna's`.notes").using("iceberg").create()
     orc = copied.writeTo("sandbox.`anna's`.old").using("iceberg").tableProperty("write.format.default", "orc")
     orc.create()
+    # What names files of another bucket, or none, must not keep the rest from being erased.
+    copied.writeTo("sandbox.`anna's`.forged").using("iceberg").create()
+    (forged,) = tmp_path.glob("*/forged")
+    for manifest in (forged / "metadata").glob("*.avro"):
+        manifest.unlink()
     inside = site.model_copy(update={"sandbox": config.SandboxConfig(uri="http://edge:8080/sandbox")})
 
-    with pytest.raises(LakehouseError, match="are no Parquet and cannot be searched") as caught:
+    with pytest.raises(LakehouseError, match="2 tables or files of the sandbox cannot be searched") as caught:
         erasure.check(erasure.run(lake, inside, [VICTIM]))
-    assert "sandbox.`anna's`.old" in str(caught.value)
+    assert "sandbox.`anna's`.old: " in str(caught.value)
+    assert "sandbox.`anna's`.forged: " in str(caught.value)
+    assert lake.table(table_names.USER_KEY).where(f"userid = {VICTIM}").count() == 0
+    assert mine not in str(lake.table("sandbox.`anna's`.`the copy`").collect())
+    shutil.rmtree(forged)
     lake.sql("DROP TABLE sandbox.`anna's`.old PURGE")
     erasure.check(erasure.run(lake, inside, [VICTIM]))
     for name, rest in {"the copy": 1, "split": 2, "notes": 2}.items():

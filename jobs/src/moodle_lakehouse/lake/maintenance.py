@@ -145,17 +145,15 @@ def run(
     """
     policies = policies or load()
     with job_runs.job(spark, "maintain") as job:
-        locations, unreadable = tables.table_locations(spark), []
+        locations = tables.table_locations(spark)
         found = {
             name: _Maintenance(spark, name, policies.of(name), _shared(name, locations), dry_run=dry_run)
             for name in locations
             if len(place := table_names.parts(name)) == 2 and place[0] in table_names.NAMESPACES
         }
+        unreadable: dict[str, str] = {}  # what an analyst left there must not keep the rest from its maintenance
         if sandbox:
-            try:
-                locations = tables.table_locations(spark, table_names.SANDBOX)
-            except LakehouseError as error:  # what an analyst left there must not keep the lake from its maintenance
-                locations, unreadable = {}, [f"{table_names.SANDBOX}: " + str(error).replace("\n", "\n  ")]
+            locations = tables.table_locations(spark, table_names.SANDBOX, unreadable)
             found |= {
                 f"{table_names.SANDBOX}.{name}": _Maintenance(
                     spark,
@@ -170,7 +168,7 @@ def run(
         wanted = _chosen(list(found), names)
         work = {name: found[name].run for name in wanted}
         results, failures = worker_pool.each(spark, work, workers=WORKERS, name="maintain")
-        failures += unreadable
+        failures += [f"{table_names.SANDBOX}.{name}: {why}" for name, why in unreadable.items()]
         job.detail.update(
             dry_run=dry_run,
             tables={r.table: _detail(r) for r in results if r.changed or r.note},

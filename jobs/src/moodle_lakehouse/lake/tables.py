@@ -94,10 +94,13 @@ def catalog_of(spark: SparkSession, table: str) -> tuple[Any, Any]:
     return catalog, jvm.org.apache.iceberg.catalog.TableIdentifier.of(names)
 
 
-def table_locations(spark: SparkSession, catalog: str = table_names.CATALOG) -> dict[str, str]:
+def table_locations(
+    spark: SparkSession, catalog: str = table_names.CATALOG, unreadable: dict[str, str] | None = None
+) -> dict[str, str]:
     """Return namespace.table -> folder of its files, of every table in the catalog, also of those that are not the jobs'.
 
     The names are full ones but for the catalog: whoever may write there chose them, so any character may be in them.
+    unreadable: gets the names of tables that cannot be loaded, with the reason; without it one such table is an error.
     """
     found = {}
     namespaces = _namespaces(spark, catalog)
@@ -110,6 +113,9 @@ def table_locations(spark: SparkSession, catalog: str = table_names.CATALOG) -> 
             try:
                 loaded = load(spark, f"{catalog}.{name}")
             except Exception as error:
+                if unreadable is not None:
+                    unreadable[name] = reason(error)
+                    continue
                 raise LakehouseError(
                     f"The catalog cannot load a table: {reason(error)}",
                     where=f"{catalog}.{name}",

@@ -143,8 +143,9 @@ def rules(spark: SparkSession, config: Config) -> dict[str, tuple[PersonColumn, 
     names = sorted(f"{table_names.CATALOG}.{name}" for name in tables.table_locations(spark))
     known = {name: declared(name) for name in names if name != table_names.ERASED_USER}
     if config.sandbox is not None:
-        found = tables.table_locations(spark, table_names.SANDBOX)
-        known |= {f"{table_names.SANDBOX}.{name}": strangers for name in sorted(found)}
+        unreadable: dict[str, str] = {}  # the scan, which cannot read them either, reports them
+        found = tables.table_locations(spark, table_names.SANDBOX, unreadable)
+        known |= {f"{table_names.SANDBOX}.{name}": strangers for name in sorted({*found, *unreadable})}
     return known
 
 
@@ -184,9 +185,9 @@ def check(result: Erasure) -> None:
     """Refuse a result in which a file still names somebody, or may."""
     if result.after is not None and result.after.unread:
         raise LakehouseError(
-            f"{len(result.after.unread)} files are no Parquet and cannot be searched:\n"
+            f"{len(result.after.unread)} tables or files of the sandbox cannot be searched, since they are no Parquet or not its own:\n"
             + bullet_list(f"{table}: {file}" for table, file in result.after.unread[:20]),
-            remedy="have their tables written as Parquet (write.format.default) or drop them; then run erase-user again",
+            remedy="have the tables written as Parquet (write.format.default) or drop them; then run erase-user again",
         )
     if result.after is None or not result.after.traces:
         return

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from moodle_lakehouse.errors import LakehouseError
+from moodle_lakehouse.errors import LakehouseError, reason
 from moodle_lakehouse.ingest.moodle_tables import PersonColumn, person_columns
 from moodle_lakehouse.lake import files, table_names, tables
 
@@ -51,7 +51,11 @@ class Trace:
 
 @dataclass(frozen=True)
 class Scan:
-    """What was read, and where people are named. unread: table and file of what is no Parquet, as only the sandbox may have."""
+    """What was read, and where people are named.
+
+    unread: table and file of what cannot be read, as only the sandbox may have it: a file that is no Parquet, or one of
+    another bucket, which its key does not open; an analyst can make such tables, and must not stop an erasure by them.
+    """
 
     tables: int
     files: int
@@ -81,23 +85,12 @@ class _Task:
 
 def scan(spark: SparkSession, people: People, rules: Mapping[str, Sequence[PersonColumn]]) -> Scan:
     """Read every data file of the named tables; rules: the columns of each that hold people."""
-    tasks: list[_Task] = []
-    reached = _paths(spark, list(rules), "all_files")
-    known_files = {_plain(path) for paths in reached.values() for path in paths}
-    for name, known in rules.items():
-        loaded = tables.load(spark, name)
-        if loaded is None:
-            continue
-        properties = files.settings(loaded)
-        below = [f for f in files.files_below(loaded.location(), properties) if f.endswith(".parquet")]
-        leftovers = [f for f in below if _plain(f) not in known_files]  # a renamed table keeps its folder
-        data_files = {_plain(f): f for f in [*reached[name], *leftovers]}
-        tasks.extend(_Task(name, file, tuple(known), properties) for file in data_files.values())
+    reached, tasks, unread = _tasks(spark, rules)
     found: list[tuple[str, str, dict[str, int]]] = []
     if tasks:
         slices = max(1, min(len(tasks), 8 * spark.sparkContext.defaultParallelism))
         found = spark.sparkContext.parallelize(tasks, slices).flatMap(lambda task: _scan_file(task, people)).collect()
-    unread = sorted((name, file) for name, file, rows in found if not rows)
+    closed = [(name, file) for name, file, rows in found if not rows]
     found = [one for one in found if one[2]]
     hit = {name for name, _, _ in found}
     current = _paths(spark, sorted(hit), "files")
@@ -105,7 +98,40 @@ def scan(spark: SparkSession, people: People, rules: Mapping[str, Sequence[Perso
     where |= {_plain(f): CURRENT for name in hit for f in current[name]}
     traces = [Trace(name, file, where.get(_plain(file), LEFTOVER), rows) for name, file, rows in found]
     traces.sort(key=lambda trace: (trace.table, trace.reached, trace.file))
-    return Scan(len(rules), len(tasks) - len(unread), tuple(traces), tuple(unread))
+    return Scan(len(rules), len(tasks) - len(closed), tuple(traces), tuple(sorted([*unread, *closed])))
+
+
+def _tasks(
+    spark: SparkSession, rules: Mapping[str, Sequence[PersonColumn]]
+) -> tuple[dict[str, list[str]], list[_Task], list[tuple[str, str]]]:
+    """Return the files that each table's snapshots reach, what is to be read, and what cannot be: table and reason."""
+    own = [name for name in rules if not _is_foreign(name)]
+    reached, below, unread = _paths(spark, own, "all_files"), {}, []
+    for name in rules:
+        try:
+            if _is_foreign(name):
+                reached |= _paths(spark, [name], "all_files")
+            loaded = tables.load(spark, name)
+            if loaded is not None:
+                storage = files.settings(loaded)
+                below[name] = storage, files.files_below(loaded.location(), storage)
+        except Exception as error:
+            if not _is_foreign(name):
+                raise
+            unread.append((name, reason(error)))
+    known_files = {_plain(path) for paths in reached.values() for path in paths}
+    tasks: list[_Task] = []
+    for name, (storage, there) in below.items():
+        # A renamed table keeps its folder.
+        leftovers = [f for f in there if f.endswith(".parquet") and _plain(f) not in known_files]
+        data_files = {_plain(f): f for f in [*reached[name], *leftovers]}
+        tasks.extend(_Task(name, file, tuple(rules[name]), storage) for file in data_files.values())
+    return reached, tasks, unread
+
+
+def _is_foreign(table: str) -> bool:
+    """Return whether a table is an analyst's, who may have made it of anything."""
+    return table.startswith(f"{table_names.SANDBOX}.")
 
 
 def _paths(spark: SparkSession, names: Sequence[str], kind: str) -> dict[str, list[str]]:
@@ -139,6 +165,9 @@ def _scan_file(task: _Task, people: People) -> Iterator[tuple[str, str, dict[str
         with system.open_input_file(inside) as stream:
             rows = _count(parquet.ParquetFile(stream), task, people)
     except OSError as error:
+        if _is_foreign(task.table):
+            yield task.table, task.file, {}
+            return
         raise LakehouseError(
             f"A file cannot be read: {error}", where=f"{task.table}: {task.file}", remedy="see that no other job runs"
         ) from None
