@@ -189,11 +189,13 @@ def test_states_of_other_releases(lake: SparkSession, site: Site, moodle: config
     made, state = mart(lake), resource_history.read_state(lake)
     assert state is not None
     keys = json.loads(state.model_dump_json())
-    assert list(keys) == ["begins", "seen", "snapshots", "gaps", "made_from"]
+    assert list(keys) == ["begins", "seen", "snapshots", "gaps", "made_from", "has_texts"]
     record(lake, {**keys, "later": {"a": 1}})
     assert resource_history.read_state(lake) == state
     record(lake, {key: keys[key] for key in ("begins", "seen", "snapshots")})
-    assert resource_history.read_state(lake) == state.model_copy(update={"gaps": [], "made_from": ""})
+    assert resource_history.read_state(lake) == state.model_copy(
+        update={"gaps": [], "made_from": "", "has_texts": True}
+    )
     for broken in ({"seen": state.seen}, {**keys, "snapshots": "all"}):
         record(lake, broken)
         assert resource_history.read_state(lake) is None

@@ -96,7 +96,7 @@ def test_rows_of_megabytes_are_left_to_jdbc(
 
 def test_encrypted_sources_are_left_to_jdbc(moodle: config.Config) -> None:
     """ConnectorX would read them in plain text without a word."""
-    plan = type("Plan", (), {"key": ("id",), "id_column": "id"})()
+    plan = type("Plan", (), {"key": ("id",), "id_column": "id", "columns": ()})()
     plain = moodle.moodle
     assert arrow_reader.serves(plain, plan, [(1, 2)], 10**6)
     for tls in ("verify-ca", "verify-full"):
