@@ -36,7 +36,7 @@ PROGRAMS = (
 STATEMENTS = ("ALTER", "CALL", "CREATE", "DELETE", "DESCRIBE", "DROP", "GRANT", "INSERT", "SELECT", "SHOW", "UPDATE")
 OTHER_LANGUAGES = ("mermaid", "yaml")
 # What the reader replaces by something of their own
-PLACEHOLDER = re.compile(r"\b(ADDRESS|HOST|INVENTORY|NAME|VERB)\b|=N$|'\.\.\.'|192\.0\.2\.10")
+PLACEHOLDER = re.compile(r"\b(ADDRESS|HOST|INVENTORY|NAME|USER_KEY|VERB)\b|=N$|'\.\.\.'|192\.0\.2\.10")
 
 JOBS = "docker compose run --rm -T jobs"
 PROMPT = "docker exec -it spark-master spark-sql"  # into which the statements are typed
@@ -77,6 +77,7 @@ LEFT_OUT = {
     f"{JOBS} evaluate --train-until 2025-03-01 --test-from 2025-03-01 --group-by gender": "there is no profile field: "
     "jobs/tests/dropout/test_evaluation.py",
     # What changes the number of services
+    "docker volume rm lakehouse_minio": "the end of a move to another store: molecule/external_store/verify.yml does the move",
     "docker compose build": "a command of others; here it builds nothing",
     "docker compose down": "a command of others; molecule/stack/tasks/destruction.yml",
     "docker compose up -d --scale spark-worker=3": "molecule/stack/tasks/scaling.yml",

@@ -12,7 +12,7 @@ import sys
 import time
 
 LANES = 2
-TIMEOUT = 200
+TIMEOUT = 300
 
 
 def run(example: dict[str, str]) -> tuple[bool, str]:
