@@ -12,7 +12,8 @@ from tornado.web import HTTPError
 
 
 def _no_login() -> str:
-    raise HTTPError(403, "Jupyter answers edge alone: open it by the portal.")
+    # A reason, not a message, with which the log would hold the address as it was asked for, a token in it included.
+    raise HTTPError(403, reason="Jupyter answers edge alone: open it by the portal")
 
 
 class EdgeIdentityProvider(IdentityProvider):  # type: ignore[misc]
