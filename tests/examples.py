@@ -84,6 +84,7 @@ LEFT_OUT = {
     # What takes minutes, or changes what later checks count
     f"{JOBS} bench ingest --rows 1000000": "molecule/stack/tasks/verbs.yml, with fewer rows",
     f"{JOBS} verify": "molecule/stack/tasks/faults.yml",
+    f"{JOBS} ingest --same-site": "jobs/tests/ingest/test_job.py",
     f"{JOBS} evaluate --leave-one-course-out --weeks 4,8 --format json": "a training a course: jobs/tests/dropout/test_evaluation.py",
     f"{JOBS} erase-user --user-id 123 --yes": "jobs/tests/privacy/test_erasure.py",
     "ALTER TABLE lakehouse.curated.fact_event CREATE TAG audit": "fails the second time",

@@ -25,7 +25,7 @@ CHILDREN = {
     "jobs": {"jobs", "jobs-test", "notebooks"},
     "minio": {"minio"},
     "edge": {"edge"},
-    "moodle-db": {"moodle-db"},
+    "moodle-db": {"moodle-db", "moodle-db-trixie"},
 }
 
 

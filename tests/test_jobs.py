@@ -15,6 +15,8 @@ from runner import ROOT, Runner
 DATA = Path(os.environ.get("LAKEHOUSE_TEST_DATA", ROOT.parent / "shared" / "data")).resolve()
 NAME = f"lakehouse-jobs-test-{os.getpid()}"
 PASSWORD = "only-for-tests"
+# The servers' names on the network, and their images: the stack's own, which is read by all tests, and one of another version
+DATABASES = {"db": "moodle-db", "db-next": "moodle-db-trixie"}
 # Each with a conftest of its own, hence one run each. A process of its own Spark for each of the two cores of a small
 # machine; a file's tests stay together, for they share what it makes once.
 SUITES = {"lakehouse": ["--ignore=tests/demo", "--numprocesses=2", "--dist=loadfile"], "demo": ["tests/demo"]}
@@ -45,8 +47,8 @@ def tls(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="module")
-def database(images: dict[str, str], tls: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A MariaDB in memory on a network of its own, named as the jobs' tests want it; nothing stays, come what may."""
+def databases(images: dict[str, str], tls: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """MariaDBs in memory on a network of their own, named as the jobs' tests want them; nothing stays, come what may."""
     password = tmp_path_factory.mktemp("secrets") / "password"
     password.write_text(PASSWORD)
     password.chmod(0o444)
@@ -59,32 +61,35 @@ def database(images: dict[str, str], tls: Path, tmp_path_factory: pytest.TempPat
     }
     try:
         docker("network", "create", NAME)
-        started = docker(
-            *("run", "--detach", "--name", f"{NAME}-db", "--network", NAME, "--network-alias", "db"),
-            *("--tmpfs", "/var/lib/mysql:uid=10007", f"{secret}/password:ro", f"{secret}/root:ro"),
-            *(f"--env={name}={value}" for name, value in environment.items()),
-            f"--volume={tls}:/tls:ro",
-            images["moodle-db"],
-            *("--ssl-cert=/tls/server.pem", "--ssl-key=/tls/server.key", "--ssl-ca=/tls/ca.pem"),
-        )
-        assert started.returncode == 0, started.stderr
-        for _ in range(120):
-            if docker("exec", f"{NAME}-db", "mariadb-admin", "ping").returncode == 0:
-                break
-            time.sleep(0.5)
-        else:
-            pytest.fail(docker("logs", f"{NAME}-db").stderr)
-        yield f"db:3306:root:{PASSWORD}"
+        for name, image in DATABASES.items():
+            started = docker(
+                *("run", "--detach", "--name", f"{NAME}-{name}", "--network", NAME, "--network-alias", name),
+                *("--tmpfs", "/var/lib/mysql:uid=10007", f"{secret}/password:ro", f"{secret}/root:ro"),
+                *(f"--env={variable}={value}" for variable, value in environment.items()),
+                f"--volume={tls}:/tls:ro",
+                images[image],
+                *("--ssl-cert=/tls/server.pem", "--ssl-key=/tls/server.key", "--ssl-ca=/tls/ca.pem"),
+            )
+            assert started.returncode == 0, started.stderr
+        for name in DATABASES:
+            for _ in range(120):
+                if docker("exec", f"{NAME}-{name}", "mariadb-admin", "ping").returncode == 0:
+                    break
+                time.sleep(0.5)
+            else:
+                pytest.fail(docker("logs", f"{NAME}-{name}").stderr)
+        yield [f"{name}:3306:root:{PASSWORD}" for name in DATABASES]
     finally:
-        docker("rm", "--force", "--volumes", NAME, f"{NAME}-db")
+        docker("rm", "--force", "--volumes", NAME, *(f"{NAME}-{name}" for name in DATABASES))
         docker("network", "rm", NAME)
 
 
 @pytest.mark.engine
 @pytest.mark.usefixtures("engine", "aside")
 @pytest.mark.parametrize("suite", SUITES)
-def test_jobs(suite: str, images: dict[str, str], database: str, tls: Path, runner: Runner) -> None:
-    options = [f"--volume={ROOT / 'jobs'}:/jobs:ro", "--workdir=/jobs", f"--env=LAKEHOUSE_TEST_MYSQL={database}"]
+def test_jobs(suite: str, images: dict[str, str], databases: list[str], tls: Path, runner: Runner) -> None:
+    options = [f"--volume={ROOT / 'jobs'}:/jobs:ro", "--workdir=/jobs", f"--env=LAKEHOUSE_TEST_MYSQL={databases[0]}"]
+    options += [f"--env=LAKEHOUSE_TEST_MYSQL_OTHERS={' '.join(databases[1:])}"]
     options += [f"--volume={tls / 'ca.pem'}:/tls/ca.pem:ro", "--env=LAKEHOUSE_TEST_MYSQL_CA=/tls/ca.pem"]
     if DATA.is_dir():
         options += [f"--volume={DATA}:/data:ro", "--env=LAKEHOUSE_TEST_DATA=/data"]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mariadb import Server, database, server  # noqa: F401 (fixtures)
+from mariadb import Server, database, other_servers, server  # noqa: F401 (fixtures)
 from moodle_lakehouse import config
 from moodle_lakehouse.lake import session, table_names, tables
 from pyspark.sql import SparkSession
@@ -29,14 +29,24 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     local.stop()
 
 
+@pytest.fixture(scope="session")
+def emptied(spark: SparkSession) -> Callable[[], SparkSession]:
+    """What removes every table of the lake and returns the session."""
+
+    def empty() -> SparkSession:
+        for namespace in table_names.NAMESPACES:
+            place = f"{table_names.CATALOG}.{namespace}"
+            for name in tables.names_in(spark, place):
+                spark.sql(f"DROP TABLE {table_names.quoted(place)}.{table_names.quoted_name(name)}")  # the folder goes
+        return spark
+
+    return empty
+
+
 @pytest.fixture
-def lake(spark: SparkSession) -> SparkSession:
+def lake(emptied: Callable[[], SparkSession]) -> SparkSession:
     """The session with every table of the lake removed."""
-    for namespace in table_names.NAMESPACES:
-        place = f"{table_names.CATALOG}.{namespace}"
-        for name in tables.names_in(spark, place):
-            spark.sql(f"DROP TABLE {table_names.quoted(place)}.{table_names.quoted_name(name)}")  # the folder goes
-    return spark
+    return emptied()
 
 
 @pytest.fixture(scope="session")
@@ -71,17 +81,27 @@ def with_source(settings: config.Config) -> Callable[..., config.Config]:
 
 
 @pytest.fixture
+def reading(with_source: Callable[..., config.Config], tmp_path: Path) -> Callable[[Server], config.Config]:
+    """The configuration whose source is a given database."""
+
+    def read(source: Server) -> config.Config:
+        file = tmp_path / f"password_of_{source.host}"
+        file.write_text(source.password)
+        return with_source(
+            host=source.host,
+            port=source.port,
+            user=source.user,
+            database=source.database,
+            password_file=str(file),
+        )
+
+    return read
+
+
+@pytest.fixture
 def moodle(
     database: Server,  # noqa: F811 (the fixture)
-    with_source: Callable[..., config.Config],
-    tmp_path: Path,
+    reading: Callable[[Server], config.Config],
 ) -> config.Config:
     """A configuration whose source is an empty database of the tests' server."""
-    (tmp_path / "server_password").write_text(database.password)
-    return with_source(
-        host=database.host,
-        port=database.port,
-        user=database.user,
-        database=database.database,
-        password_file=str(tmp_path / "server_password"),
-    )
+    return reading(database)

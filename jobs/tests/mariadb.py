@@ -2,6 +2,8 @@
 
 LAKEHOUSE_TEST_MYSQL=host:port:user:password names a server on which the user may create databases. Without it
 `mariadbd` (Debian's mariadb-server-core) is started in a temporary folder, on a free port of the loopback address.
+LAKEHOUSE_TEST_MYSQL_OTHERS names servers of other versions in the same form, separated by spaces, for the tests that
+compare versions.
 
 A conftest or test module takes the fixtures in by `from mariadb import database, server  # noqa: F401`.
 """
@@ -70,8 +72,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The server for the whole session."""
     named = os.environ.get("LAKEHOUSE_TEST_MYSQL")
     if named:
-        host, port, user, password = named.split(":", 3)
-        yield Server(host, int(port), user, password)
+        yield _named(named)
         return
     programs = [
         shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in ("mariadbd", "mariadb-install-db")
@@ -80,6 +81,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         pytest.skip("no mariadbd: install mariadb-server-core, or name a server in LAKEHOUSE_TEST_MYSQL")
     with _started(str(programs[0]), str(programs[1]), tmp_path_factory.mktemp("mariadb")) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def other_servers() -> list[Server]:
+    """Servers of other versions; none where none is named."""
+    return [_named(one) for one in os.environ.get("LAKEHOUSE_TEST_MYSQL_OTHERS", "").split()]
+
+
+def _named(server: str) -> Server:
+    host, port, user, password = server.split(":", 3)
+    return Server(host, int(port), user, password)
 
 
 @pytest.fixture

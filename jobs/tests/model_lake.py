@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from moodle_lakehouse import config as configuration
+from moodle_lakehouse.curated import activity
 from moodle_lakehouse.dropout import features, learner
 from moodle_lakehouse.lake import contracts, table_names, tables, writers
 from pyspark.sql import DataFrame, SparkSession
@@ -50,15 +51,28 @@ class Lake:
         self.modname: dict[int, str] = {}
         self.course_of: dict[int, int] = {}
 
-    def course(self, courseid: int, start: dt.datetime, days: float | None = 28, shortname: str | None = None) -> None:
+    def course(
+        self,
+        courseid: int,
+        start: dt.datetime,
+        days: float | None = 28,
+        shortname: str | None = None,
+        category: int = 1,
+    ) -> None:
         self.starts[courseid] = start
         end = None if days is None else day(start, days)
         self.rows[table_names.DIM_COURSE].append(
-            (courseid, shortname or f"C{courseid}", f"Course {courseid}", 1, start, end, True)
+            (courseid, shortname or f"C{courseid}", f"Course {courseid}", category, start, end, True)
         )
 
     def resource(
-        self, cmid: int, courseid: int, modname: str, due: float | None = None, deleted: float | None = None
+        self,
+        cmid: int,
+        courseid: int,
+        modname: str,
+        due: float | None = None,
+        deleted: float | None = None,
+        added: float = -20,
     ) -> None:
         start = self.starts[courseid]
         deleted_at = None if deleted is None else day(start, deleted)
@@ -66,7 +80,7 @@ class Lake:
         self.modname[cmid], self.course_of[cmid] = modname, courseid
         self.rows[table_names.DIM_RESOURCE].append(
             (
-                cmid, courseid, modname, cmid, f"{modname} {cmid}", 1, day(start, -20), self.due[cmid], True,
+                cmid, courseid, modname, cmid, f"{modname} {cmid}", 1, day(start, added), self.due[cmid], True,
                 deleted is not None, deleted_at,
             )
         )  # fmt: skip
@@ -78,6 +92,8 @@ class Lake:
         at: float = -5,
         left: float | None = None,
         completed: float | None = None,
+        suspended: float | None = None,
+        is_exact: bool = True,
     ) -> None:
         start = self.starts[courseid]
         self.rows[table_names.FACT_ENROLMENT].append(
@@ -86,7 +102,9 @@ class Lake:
                 courseid,
                 day(start, at),
                 None if left is None else day(start, left),
-                False,
+                suspended is not None,
+                None if suspended is None else day(start, suspended),
+                None if suspended is None else is_exact,
                 None if completed is None else day(start, completed),
             )
         )
@@ -121,12 +139,26 @@ class Lake:
             )
         )  # fmt: skip
 
-    def grade(self, userid: int, cmid: int, days: float, fraction: float, weight: float = 1.0) -> None:
+    def grade(
+        self, userid: int, cmid: int, days: float, fraction: float | None, weight: float = 1.0, extra: bool = False
+    ) -> None:
         courseid = self.course_of[cmid]
         at = day(self.starts[courseid], days)
-        self.rows[table_names.FACT_GRADE].append(
-            (cmid, courseid, cmid, self.modname[cmid], key(userid), float(fraction), float(weight), None, at)
-        )
+        item = (cmid, courseid, cmid, self.modname[cmid], key(userid))
+        value = None if fraction is None else float(fraction)
+        self.rows[table_names.FACT_GRADE].append((*item, value, float(weight), extra, None, at))
+        self.rows[table_names.FACT_GRADE_CHANGE].append((*item, at, value, float(weight), extra))
+
+    def total(self, userid: int, courseid: int, days: float, fraction: float, to_pass: float | None = None) -> None:
+        """A course's total, last set so many days after its start."""
+        row = (courseid, key(userid), float(fraction), to_pass, day(self.starts[courseid], days))
+        self.rows[table_names.FACT_COURSE_GRADE].append(row)
+
+    def extend(self, userid: int, cmid: int, days: float | None) -> None:
+        """A due date of one student's own; None: none."""
+        courseid = self.course_of[cmid]
+        own = None if days is None else day(self.starts[courseid], days)
+        self.rows[table_names.DUE_DATE_EXCEPTION].append((courseid, cmid, key(userid), own))
 
     def attribute(self, userid: int, courseid: int, name: str, value: float) -> None:
         self.rows[table_names.ENROLMENT_ATTRIBUTE].append((key(userid), courseid, name, value))
@@ -148,11 +180,13 @@ class Lake:
 
         return features.Sources(
             courses=known(table_names.DIM_COURSE),
-            enrolments=known(table_names.FACT_ENROLMENT),
+            enrolments=activity.of_this_run(known(table_names.FACT_ENROLMENT), known(table_names.DIM_COURSE)),
             events=known(table_names.FACT_EVENT),
             resources=known(table_names.DIM_RESOURCE),
             submissions=known(table_names.FACT_SUBMISSION),
-            grades=known(table_names.FACT_GRADE),
+            grades=known(table_names.FACT_GRADE_CHANGE),
+            totals=known(table_names.FACT_COURSE_GRADE),
+            exceptions=known(table_names.DUE_DATE_EXCEPTION),
             attributes=known(table_names.ENROLMENT_ATTRIBUTE) if attributes else None,
             attribute_names=tuple(attributes),
         )

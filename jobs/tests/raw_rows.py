@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from typing import Any
 
+from moodle_lakehouse.curated.roles import NO_END
 from moodle_lakehouse.lake import contracts, table_names, tables
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
@@ -37,7 +38,11 @@ def rows(df: DataFrame, *columns: str) -> list[tuple[Any, ...]]:
 def roles_of(spark: SparkSession, *given: tuple[int, int, tuple[int, int] | None, tuple[int, int] | None]) -> DataFrame:
     """Return roles as course_roles() gives them: user, course, from when until when staff, from when until when student."""
     span = "struct<since: bigint, until: bigint>"
-    return spark.createDataFrame(list(given), f"userid bigint, courseid bigint, staff {span}, student {span}")
+    held = [[span is not None and span[1] == NO_END for span in one[2:]] for one in given]
+    rows = [(*one, None, student, staff or student) for one, (staff, student) in zip(given, held, strict=True)]
+    columns = f"userid bigint, courseid bigint, staff {span}, student {span}, other {span}"
+    columns += ", is_student boolean, has_role boolean"
+    return spark.createDataFrame(rows, columns)
 
 
 def kept(spark: SparkSession) -> dict[int, str]:

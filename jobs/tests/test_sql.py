@@ -32,7 +32,9 @@ MADE = {
     # of TablePlan.select and verify; a column named c0, c1, ...
     "ingest/jdbc_reader.py": {"key", "low", "high", "ranges[0][0]", "ranges[-1][1]"},
     "ingest/moodle_tables.py": {
-        "expressions", "self.where(condition)", "both", "c.sql", "sql", "name", "wanted", "fields", "events", "' '.join(arms)",
+        "expressions", "self.where(condition)", "both", "c.sql", "sql", "name", "wanted", "fields", "events",
+        "' '.join(from_json)", "' '.join(from_php)", "php", "rest", "text", "begin", "length", "_php_text(rest)",
+        "_php_word(_after_php_key(column, named_by))",
         "module", "texts", "column", "json", "source", "value", "', '.join(values)", "', '.join(parts)", "named", "inner",
         "outer", "sql if spark_type == 'BINARY' else f'CONVERT({sql} USING utf8mb4)'", "literal", "named_by", "'.'.join(here)",  # the last three of the catalogue, which is checked for them
     },
@@ -43,10 +45,10 @@ MADE = {
     "ingest/schema_evolution.py": {"new.simpleString()"},  # one of the types of lake_type
     "ingest/source_sql.py": {
         "plan.where(condition)", "', '.join(parts)", "' + '.join(lengths)", "part", "c.sql",
-        "row_checksum.sql_total('h')", "row_checksum.sql_hash(plan)",
+        "row_checksum.sql_total('h')", "row_checksum.sql_hash(plan)", "rest",  # the last a constant of site_identity
     },
     "ingest/suppression_list.py": {"', '.join(values)", "column.sql", "gone", "table_names.ERASED_USER"},
-    "ingest/table_sync.py": {"recent", "state.watermark"},
+    "ingest/table_sync.py": {"recent", "guard.watermark"},
     "ingest/verify.py": {
         "key", "row_hash", "self.plan.where()", "self.base", "self.width", "low", "high", "inside",
     },

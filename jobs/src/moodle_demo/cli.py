@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import click
+import pyarrow as pa
 
 from moodle_demo import dump as dumps
 from moodle_demo import oulad, oulad_csv, schema, synthetic
@@ -48,8 +49,11 @@ class Say:
         click.echo(f"{time.monotonic() - self._start:6.1f} s  {text}", err=True)
 
 
-def _load_tables(database: Database, tables: Iterable[tuple[str, Any]], say: Say) -> None:
+def _load_tables(database: Database, source: Source, tables: Iterable[tuple[str, Any]], say: Say) -> None:
     database.create(schema.tables())
+    # Another data set is another site, and what was made of the former one must not be mixed with it.
+    identifier = hashlib.sha256(json.dumps([source.name, source.parameters], sort_keys=True).encode()).hexdigest()[:32]
+    database.load("config", [pa.table({"id": [1], "name": ["siteidentifier"], "value": [f"{identifier}demo"]})])
     for name, batches in tables:
         rows = database.load(name, batches)
         if rows >= 10_000:
@@ -75,7 +79,7 @@ class SyntheticSource:
 
     def fill(self, database: Database, say: Say) -> None:
         """Create and load Moodle's tables."""
-        _load_tables(database, self._synthetic.tables(), say)
+        _load_tables(database, self, self._synthetic.tables(), say)
 
 
 class OuladSource:
@@ -95,7 +99,7 @@ class OuladSource:
 
     def fill(self, database: Database, say: Say) -> None:
         """Create and load Moodle's tables."""
-        _load_tables(database, oulad.tables(self._site), say)
+        _load_tables(database, self, oulad.tables(self._site), say)
         click.echo(_table(("file", "rows"), self._counts.items()) + "\n")
 
 

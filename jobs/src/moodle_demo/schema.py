@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import yaml
 
+# Moodle's versions that schema.yml knows, oldest first. What the demo makes is a site of the first.
+VERSIONS = ("4.3", "4.5", "5.1")
 # The first 48 tables of schema.yml are Moodle's own, compared with a real site's by the tests.
 MOODLE_TABLES = 48
 
@@ -91,14 +93,28 @@ def _column(name: str, text: str) -> Column:
     return Column(name, match[2], match[1] is not None, match[3])
 
 
+def _in_version(name: str, kinds: str | dict[str, str], version: str) -> Column | None:
+    """Return a column as a version of Moodle has it, None where it has none."""
+    if isinstance(kinds, str):
+        return _column(name, kinds)
+    unknown = kinds.keys() - set(VERSIONS)
+    if unknown:
+        raise ValueError(f"schema.yml: column {name}: unknown version {', '.join(sorted(unknown))}")
+    current = [kinds[known] for known in VERSIONS[: VERSIONS.index(version) + 1] if known in kinds]
+    return _column(name, current[-1]) if current else None
+
+
 @functools.cache
-def tables() -> dict[str, Table]:
-    """Every table of schema.yml by name, in the file's order."""
+def tables(version: str = VERSIONS[0]) -> dict[str, Table]:
+    """Return every table of schema.yml by name, in the file's order, as a version of Moodle has it."""
     text = importlib.resources.files(__package__).joinpath("schema.yml").read_text("utf-8")
     result = {}
     for name, spec in yaml.safe_load(text).items():
-        columns = [_column("id", "bigint(10)")]
-        columns += [_column(column, kind) for column, kind in spec["columns"].items()]
-        unique, index = (tuple(tuple(key) for key in spec.get(kind, [])) for kind in ("unique", "index"))
-        result[name] = Table(name, tuple(columns), unique, index)
+        found = [_in_version(column, kinds, version) for column, kinds in spec["columns"].items()]
+        columns = (_column("id", "bigint(10)"), *[column for column in found if column])
+        present = {column.name for column in columns}
+        unique, index = (
+            tuple(tuple(key) for key in spec.get(kind, []) if present.issuperset(key)) for kind in ("unique", "index")
+        )
+        result[name] = Table(name, columns, unique, index)
     return result

@@ -181,22 +181,45 @@ class ChampionRules(_Section):
     brier_over_champion: float = 0.0
 
 
+class RiskRules(_Section):
+    """What puts a student on the list while there is no model: days without access, and due assessments not handed in.
+
+    A grade below analytics.pass_share and never having come do so, too.
+    """
+
+    days_without_access: int = Field(default=14, ge=1)
+    missed: int = Field(default=2, ge=1)
+
+
 class AnalyticsConfig(_Section):
     """What is predicted, at which moment, and which attributes may be used for it.
 
+    outcomes: what tells who completed a course, the first that the course uses (see dropout.labels). pass_share: the share
+    of a course's grades that passes where Moodle has no grade to pass. settling_days: how long after its end a course
+    teaches nothing yet, since grades and completions still arrive.
     capacity: how many students of a course an advisor can see to in a week. course_code: a regular expression whose first
-    group is the part of a course's short name that stays the same when the course is given again; None: clustering's
-    own (matching.COURSE_CODE).
+    group is the part of a course's short name that stays the same when the course is given again; None: what stands
+    before the year (courses.COURSE_CODE). student_roles: short names of the roles whose holders are students; none: those of Moodle's
+    archetype student. score_hidden_courses: whether the students of a running course are scored while it is hidden from
+    them.
     """
 
     label: Literal["non_completion", "withdrawal"]
+    outcomes: list[Literal["completion", "grade", "withdrawal", "activity"]] = Field(
+        default=["completion", "grade", "withdrawal", "activity"], min_length=1
+    )
+    pass_share: float = Field(default=0.5, gt=0, le=1)
+    settling_days: int = Field(default=28, ge=0)
     as_of: Annotated[str, BeforeValidator(_date_as_text), AfterValidator(_moment)]
     profile_fields: list[str] = []
     enrolment_attributes: EnrolmentAttributes | None = None
     demographics: bool = False
+    student_roles: list[str] = []
+    score_hidden_courses: bool = True
     capacity: int = Field(default=20, ge=1)
     course_code: Annotated[str, AfterValidator(_one_group)] | None = None
     champion: ChampionRules = ChampionRules()
+    rules: RiskRules = RiskRules()
 
 
 class SparkConfig(_Section):

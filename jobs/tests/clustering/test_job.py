@@ -149,3 +149,24 @@ def test_few_courses_are_one_cluster(spark: SparkSession, settings: Config) -> N
 
 def test_no_course_is_no_failure(spark: SparkSession, settings: Config) -> None:
     assert clustered(spark, settings, Lake()).empty
+
+
+def test_a_reused_shell_is_not_its_former_run(spark: SparkSession, settings: Config) -> None:
+    """Case J: new dates and five new students without an action, whatever the former ones did there."""
+    lake = Lake()
+    lake.course(3, START, 100, "again")
+    lake.resource(31, 3, "page")
+    for user in range(1, 30):
+        lake.enrol(user, 3, at=-250, left=-40)
+        for days in range(-240, -50, 7):
+            lake.act(user, 31, days)
+    for user in range(101, 106):
+        lake.enrol(user, 3)
+    lake.course(4, START, 100, "used")  # with views, which the log of this site has
+    lake.resource(41, 4, "page")
+    for user in range(101, 106):
+        lake.enrol(user, 4)
+        for days in range(0, 28, 2):
+            lake.act(user, 41, days)
+    found = clustered(spark, settings, lake).set_index("courseid").loc[3]
+    assert (found["students"], found["is_active"], found["rate_all"]) == (5, False, 0.0)

@@ -7,6 +7,7 @@ import re
 
 import pytest
 from moodle_lakehouse.clustering import matching
+from moodle_lakehouse.curated.courses import COURSE_CODE
 from pyspark.sql import SparkSession
 
 START = dt.datetime(2024, 3, 4, tzinfo=dt.UTC)
@@ -20,7 +21,7 @@ START = dt.datetime(2024, 3, 4, tzinfo=dt.UTC)
     ],
 )  # fmt: skip
 def test_code_is_what_stands_before_the_year(shortname: str, code: str | None) -> None:
-    found = re.search(matching.COURSE_CODE, shortname)
+    found = re.search(COURSE_CODE, shortname)
     assert (found[1] if found else None) == code
 
 
@@ -38,7 +39,7 @@ def test_courses_given_again_know_what_they_were(spark: SparkSession) -> None:
     clustered = spark.createDataFrame(rows, "courseid bigint, shortname string, cluster int, cluster_name string")
     found = [
         row.asDict()
-        for row in matching.add_previous_term(clustered, courses, matching.COURSE_CODE).orderBy("courseid").collect()
+        for row in matching.add_previous_term(clustered, courses, COURSE_CODE).orderBy("courseid").collect()
     ]
     # the later of two in one term counts; neither knows the other, nor a course without a code any
     assert [(row["code"], row["previous_courseid"], row["previous_cluster"]) for row in found] == [

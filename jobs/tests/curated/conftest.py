@@ -9,4 +9,5 @@ from pyspark.sql import DataFrame, SparkSession
 
 @pytest.fixture
 def users(spark: SparkSession) -> DataFrame:
-    return tables.local_rows(spark, [(n, f"key{n}") for n in range(1, 10)], "userid bigint, user_key string")
+    people = [(n, f"key{n}", False, None) for n in range(1, 10)]
+    return tables.local_rows(spark, people, "userid bigint, user_key string, is_closed boolean, closed bigint")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import pytest
 from moodle_lakehouse.curated.enrolments import (
     ENROLMENT_CREATED,
     ENROLMENT_DELETED,
+    ENROLMENT_UPDATED,
     current,
     fact_enrolment,
     logged,
     students,
 )
 from moodle_lakehouse.curated.roles import NO_END
-from moodle_lakehouse.lake import tables
+from moodle_lakehouse.lake import contracts, table_names, tables
 from pyspark.sql import DataFrame, SparkSession
 from raw_rows import at, event, raw, roles_of, rows
 
@@ -25,8 +27,8 @@ def courses(spark: SparkSession) -> DataFrame:
 
 
 @pytest.fixture
-def no_roles(spark: SparkSession) -> DataFrame:
-    return roles_of(spark)
+def all_students(spark: SparkSession) -> DataFrame:
+    return roles_of(spark, *[(userid, 10, None, (0, NO_END)) for userid in (1, 2, 3, 4, 5, 6, 7, 999)])
 
 
 def enrolment(number: int, userid: int, **columns: Any) -> dict[str, Any]:
@@ -52,13 +54,13 @@ def enrolments(spark: SparkSession, users: DataFrame, courses: DataFrame, roles:
 
 
 def test_enrolment_starts_at_the_earliest_time_known(
-    spark: SparkSession, users: DataFrame, courses: DataFrame, no_roles: DataFrame
+    spark: SparkSession, users: DataFrame, courses: DataFrame, all_students: DataFrame
 ) -> None:
     found = enrolments(
         spark,
         users,
         courses,
-        no_roles,
+        all_students,
         current=[
             enrolment(1, 2, timestart=0, timecreated=500),
             enrolment(2, 3, timestart=400, timecreated=500),
@@ -78,18 +80,55 @@ def test_enrolment_starts_at_the_earliest_time_known(
         (4, "key4", 10, at(450), None, False, None),
         (5, "key5", 10, at(500), None, True, None),
     ]
-    assert fact_enrolment(found).columns == columns[1:]
+
+
+def test_a_suspension_is_dated_by_its_row_or_by_who_saw_it_first(
+    spark: SparkSession, users: DataFrame, courses: DataFrame, all_students: DataFrame
+) -> None:
+    """Case A: no column of Moodle dates a suspension."""
+    found = enrolments(
+        spark,
+        users,
+        courses,
+        all_students,
+        current=[
+            enrolment(1, 2, timecreated=100, timemodified=100, status=1),  # the row does not say when
+            enrolment(2, 3, timecreated=100, timemodified=600, status=1),
+            enrolment(3, 4, timecreated=100, timemodified=600, status=1),  # was seen active after that
+            enrolment(4, 5, timecreated=100, timemodified=600, status=1),  # is known already
+            enrolment(5, 6, timecreated=100, timemodified=600),
+            enrolment(6, 7, timecreated=100, timemodified=100, status=1),  # the log says when
+        ],
+        lifecycle=[event(1, ENROLMENT_UPDATED, 650, relateduserid=7, courseid=10)],
+    )
+    was = {4: (False, None, None), 5: (True, at(400), False), 6: (True, at(400), True)}
+    earlier = tables.local_rows(
+        spark,
+        [(f"key{userid}", 10, *values) for userid, values in was.items()],
+        "user_key string, courseid bigint, is_suspended boolean, suspended_at timestamp, suspension_is_exact boolean",
+    )
+    read, now = (dt.datetime.fromtimestamp(moment, dt.UTC) for moment in (700, 900))
+    fact = fact_enrolment(found, earlier, read, now)
+    assert fact.columns == list(contracts.names(table_names.FACT_ENROLMENT))
+    assert rows(fact, "user_key", "is_suspended", "suspended_at", "suspension_is_exact") == [
+        ("key2", True, at(900), False),
+        ("key3", True, at(600), True),
+        ("key4", True, at(900), False),
+        ("key5", True, at(400), False),
+        ("key6", False, None, None),
+        ("key7", True, at(650), True),
+    ]
 
 
 def test_deleted_enrolments_come_back_from_the_log(
-    spark: SparkSession, users: DataFrame, courses: DataFrame, no_roles: DataFrame
+    spark: SparkSession, users: DataFrame, courses: DataFrame, all_students: DataFrame
 ) -> None:
     created, deleted = ENROLMENT_CREATED, ENROLMENT_DELETED
     found = enrolments(
         spark,
         users,
         courses,
-        no_roles,
+        all_students,
         current=[enrolment(9, 4, timecreated=800)],
         lifecycle=[
             event(1, deleted, 700, relateduserid=2, courseid=10, origin="cli", other=deleted_row(2, timecreated=100)),
@@ -120,15 +159,19 @@ def test_deleted_enrolments_come_back_from_the_log(
     ]
 
 
-def test_staff_is_no_student(spark: SparkSession, users: DataFrame, courses: DataFrame) -> None:
+def test_only_who_has_a_students_role_is_a_student(spark: SparkSession, users: DataFrame, courses: DataFrame) -> None:
     span = (0, NO_END)
-    roles = roles_of(spark, (2, 10, span, None), (3, 10, span, span), (4, 10, None, span))
+    roles = roles_of(spark, (2, 10, span, None), (3, 10, span, span), (4, 10, None, span), (6, 10, None, (0, 7)))
     found = enrolments(
         spark,
         users,
         courses,
         roles,
-        current=[enrolment(n, n, timecreated=5) for n in (2, 3, 4, 5)],
-        lifecycle=[event(1, ENROLMENT_DELETED, 9, relateduserid=2, courseid=10, other=deleted_row(2, timecreated=1))],
+        current=[enrolment(n, n, timecreated=5) for n in (2, 3, 4, 5, 6)],
+        lifecycle=[
+            event(n, ENROLMENT_DELETED, 9, relateduserid=n, courseid=10, other=deleted_row(n, timecreated=1))
+            for n in (2, 7)
+        ],
     )
-    assert [userid for (userid,) in rows(found, "userid")] == [3, 4, 5]
+    # of 5 and 7 no role is known; 6 was a student until the role was taken away
+    assert rows(found, "userid", "unenrolled_at") == [(3, None), (4, None), (5, None), (6, at(7)), (7, at(9))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from moodle_lakehouse.curated.courses import MODULE_CREATED, MODULE_DELETED
 from moodle_lakehouse.ingest import job as ingest_job
 from moodle_lakehouse.lake import table_names, tables, writers
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 
 @pytest.fixture
@@ -202,3 +204,16 @@ def test_states_of_other_releases(lake: SparkSession, site: Site, moodle: config
         resource_history.run(lake, refresh=False)
         assert resource_history.read_state(lake) == state
         assert mart(lake) == made
+
+
+def test_only_the_months_around_the_changes_are_read(lake: SparkSession) -> None:
+    rows = [(dt.datetime(2024, month, 15), "viewed", "student", 1) for month in range(1, 13)]
+    events = lake.createDataFrame(rows, "occurred_at timestamp, action string, role string, cmid bigint")
+    writers.replace(events, table_names.FACT_EVENT, run_id="test", partition=F.months("occurred_at"))
+    near = resource_history._between(
+        lake.table(table_names.FACT_EVENT), dt.datetime(2024, 6, 1), dt.datetime(2024, 6, 3)
+    )
+    assert {row["occurred_at"].month for row in near.collect()} == {5, 6}
+    plan = near._jdf.queryExecution().executedPlan().toString()  # type: ignore[operator]
+    assert re.search(r"BatchScan [^\n]*filters=[^\]]*occurred_at >= [^\]]*occurred_at <= ", plan), plan
+    assert resource_history._between(near, None, None).count() == 0

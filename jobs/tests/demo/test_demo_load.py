@@ -49,6 +49,17 @@ def test_another_data_set_needs_force(load, database, tmp_path: Path) -> None:
     assert "--force" in str(load.fails(database, "--dataset", "oulad", "--oulad-dir", str(folder)))
 
 
+def test_each_data_set_is_another_site(load, database) -> None:
+    identifier = "SELECT value FROM mdl_config WHERE name = 'siteidentifier'"
+    load(database, *SMALL)
+    first = database.value(identifier)
+    load(database, *SMALL, "--seed", "7", "--force")
+    assert len(first) == len(database.value(identifier)) == 36
+    assert database.value(identifier) != first
+    load(database, *SMALL, "--force")
+    assert database.value(identifier) == first
+
+
 def test_an_interrupted_load_is_redone(load, database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = str(oulad_files.write(tmp_path / "oulad"))
     original = oulad.tables

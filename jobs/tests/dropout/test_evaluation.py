@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from model_lake import SMALL_XGB_PARAMS, TERMS, empty, number, settings_in, small_site
 from moodle_lakehouse.config import Config
-from moodle_lakehouse.dropout import baselines, dataset, evaluation, learner, metrics, subgroups
+from moodle_lakehouse.dropout import baselines, dataset, evaluation, labels, learner, metrics, subgroups
 from moodle_lakehouse.errors import ConfigError
 from moodle_lakehouse.lake import table_names
 from pyspark.sql import SparkSession
@@ -57,15 +57,15 @@ def students_of(rows: Any) -> set[tuple[int, int]]:
 
 @pytest.fixture
 def taught(monkeypatch: pytest.MonkeyPatch) -> list[set[tuple[int, int]]]:
-    """The enrolments (student, courseid) that each fitted booster saw."""
+    """The enrolments (student, courseid) that each model's rows were of."""
     seen: list[set[tuple[int, int]]] = []
-    fit = learner.fit
+    learn = learner.learn
 
-    def spy(rows: Any, label: str) -> learner.Model:
+    def spy(rows: Any, *rest: Any) -> Any:
         seen.append(students_of(rows))
-        return fit(rows, label)
+        return learn(rows, *rest)
 
-    monkeypatch.setattr(learner, "fit", spy)
+    monkeypatch.setattr(learner, "learn", spy)
     return seen
 
 
@@ -104,16 +104,18 @@ def test_later_courses_are_predicted_from_earlier_ones(
 def test_each_course_is_predicted_by_a_model_that_never_saw_it_nor_its_students(
     spark: SparkSession, settings: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In two folds of two courses, for speed, and without what is tested elsewhere: calibration, slow baselines."""
+    """In two folds of two courses, for speed, and without the slow baselines, which are tested elsewhere."""
     models: list[learner.Model] = []
     saw: list[set[tuple[int, int]]] = []
     predicted: dict[int, set[int]] = {}
     predict = learner.predict
 
+    learn = learner.learn
+
     def learn_spy(rows: Any, courses: Any, label: str) -> Any:
         saw.append(students_of(rows))
         assert sum(course.students for course in courses) == len(saw[-1])
-        models.append(learner.fit(rows, label))
+        models.append(learn(rows, courses, label)[0])
         return models[-1], None
 
     def predict_spy(model: learner.Model, rows: Any, keep: Any, contributions: bool = False) -> Any:
@@ -138,17 +140,19 @@ def test_each_course_is_predicted_by_a_model_that_never_saw_it_nor_its_students(
 
 
 def test_courses_are_left_out_one_at_a_time(spark: SparkSession, settings: Config) -> None:
-    courses = [dataset.Course(i, f"C{i}", TERMS[i // 10 - 1], 70, 35) for i in (10, 11, 20, 21)]
+    starts = {i: TERMS[i // 10 - 1] for i in (10, 11, 20, 21)}
+    ends = {i: start + dt.timedelta(days=42) for i, start in starts.items()}
+    courses = [labels.Course(i, f"C{i}", starts[i], ends[i], 70, 35, "completion") for i in starts]
     outcomes = spark.table(table_names.FACT_ENROLMENT).select(
         "user_key", "courseid", (F.conv("user_key", 16, 10).cast("long") % 2).alias("label")
     )
-    folds, refused = evaluation._cv_folds(courses, (), outcomes, asked(split=None))
+    folds, refused = evaluation._cv_folds(labels.Finished(courses, outcomes), asked(split=None))
     assert [[course.courseid for course in fold.test] for fold in folds] == [[10], [11], [20], [21]]
     assert refused == []
     train = {course.courseid: course.students for course in folds[0].train}
     assert train == {11: 70, 20: 70, 21: 70}, "21 without the student who is in 10, too"
     with pytest.raises(dataset.TooLittleDataError, match="1 finished courses with an outcome"):
-        evaluation._cv_folds(courses[:2], (), outcomes, asked(split=None))
+        evaluation._cv_folds(labels.Finished(courses[:2], outcomes), asked(split=None))
 
 
 def test_a_split_without_training_or_test_courses_is_refused(spark: SparkSession, settings: Config) -> None:
@@ -181,8 +185,8 @@ def test_numbers_make_groups_of_like_size(spark: SparkSession, settings: Config)
 
 
 def test_data_end_bounds_what_is_over(spark: SparkSession, settings: Config) -> None:
-    end = evaluation.data_end(spark)
-    assert TERMS[1] + dt.timedelta(days=47) < end < TERMS[1] + dt.timedelta(days=50)
+    end = evaluation.data_end(spark, 28)
+    assert TERMS[1] + dt.timedelta(days=47 + 28) < end < TERMS[1] + dt.timedelta(days=50 + 28)
 
 
 def test_an_empty_lake_is_refused(spark: SparkSession, tmp_path: Path) -> None:

@@ -23,6 +23,10 @@ from moodle_lakehouse.dropout import explanations, features
         ("handed_in", None, 0.7, None),
         ("attr_num_of_prev_attempts", 2.0, 0.2, "num of prev attempts: 2 (course: 0.2)"),
         ("attr_num_of_prev_attempts", 0.0, 0.2, None),
+        ("past_completed", 1 / 3, 0.8, "completed 33 % of earlier courses (course: 80 %)"),
+        ("past_completed", None, 0.8, None),
+        ("past_left", 0.5, 0.1, "left 50 % of earlier courses (course: 10 %)"),
+        ("past_grade", 0.41, 0.62, "average grade 41 % in earlier courses (course: 62 %)"),
     ],
 )
 def test_sentences(group: str, own: float | None, course: float, words: str | None) -> None:

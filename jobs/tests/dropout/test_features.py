@@ -175,13 +175,180 @@ def test_nothing_after_the_cutoff_is_known(spark: SparkSession, course: Lake, kn
     planted.resource(75, 7, "assign", due=14)
     enrolments = planted.rows[table_names.FACT_ENROLMENT]
     two = next(row for row in enrolments if row[0] == key(2))
-    enrolments[enrolments.index(two)] = (*two[:3], day(START, 15), two[4], two[5])
+    enrolments[enrolments.index(two)] = (*two[:3], day(START, 15), *two[4:])
     changed = rows_of(spark, planted, attributes=["studied credits"])
     upto = known.index.get_level_values("week") <= 2
     pd.testing.assert_frame_equal(
         changed[changed.index.get_level_values("week") <= 2], known[upto], check_exact=False, rtol=1e-12
     )
     assert (2, 7, 3) not in changed.index, "the planted end is seen once it has happened"
+
+
+def test_a_due_date_of_ones_own(spark: SparkSession) -> None:
+    """Case B: what is due, and late, goes by the student's own date; everybody else keeps the course's."""
+    lake = Lake()
+    lake.course(7, START, 28)
+    for cmid, due in ((72, 5), (73, 10), (74, 19)):
+        lake.resource(cmid, 7, "assign", due=due)
+    for user in (1, 2, 3):
+        lake.enrol(user, 7)
+    lake.extend(1, 72, 12)
+    lake.extend(1, 73, 40)  # after the course's end
+    lake.extend(2, 74, None)
+    lake.submit(1, 72, 9.0)
+    lake.submit(3, 72, 9.0)
+    known = rows_of(spark, lake)
+    one, two, three = known.loc[(1, 7)], known.loc[(2, 7)], known.loc[(3, 7)]
+    assert one["due"].tolist() == [0, 0, 1, 2, 2]
+    assert one["handed_in"].tolist() == [0, 0, 1, 1, 1]
+    assert one["on_time_share"].tolist()[2:] == [1, 0.5, 0.5]
+    assert one["last_due_share"].tolist()[2:] == [1, 0, 0]
+    assert one["handed_in_ahead"].tolist() == [0, 0, 0, 0, 0]
+    assert one["days_early"].iloc[2] == pytest.approx(3.0)
+    assert two["due"].tolist() == [0, 1, 2, 2, 2]
+    assert three["due"].tolist() == [0, 1, 2, 3, 3]
+    assert three["on_time_share"].tolist()[1:] == [0, 0, 0, 0]
+
+
+def test_extra_credit_counts_for_no_average(spark: SparkSession) -> None:
+    """Case D: a bonus adds to a total of which it is no part."""
+    lake = Lake()
+    lake.course(7, START, 28)
+    for cmid in (72, 73, 74):
+        lake.resource(cmid, 7, "assign", due=20)
+    lake.enrol(1, 7)
+    lake.grade(1, 72, 2.0, 0.9, weight=0.125)
+    lake.grade(1, 73, 3.0, 0.7, weight=0.125)
+    lake.grade(1, 74, 4.0, 0.0, weight=1.0, extra=True)
+    one = rows_of(spark, lake).loc[(1, 7, 1)]
+    assert (one["grade_avg"], one["grade_last"]) == pytest.approx((0.8, 0.7))
+
+
+def test_what_is_added_later_was_not_due_before(spark: SparkSession) -> None:
+    lake = Lake()
+    lake.course(7, START, 35)
+    lake.resource(72, 7, "assign", due=6)
+    lake.resource(73, 7, "assign", due=6, added=15)
+    lake.enrol(1, 7)
+    lake.submit(1, 73, 16)
+    one = rows_of(spark, lake).loc[(1, 7)]
+    assert one["due"].tolist() == [0, 1, 1, 2, 2, 2]
+    assert one["handed_in"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert one["last_due_share"].tolist()[1:] == [0, 0, 1, 1, 1]
+
+
+def test_a_regrade_is_known_from_when_it_was_made(spark: SparkSession) -> None:
+    """Moodle overwrites a grade: who is graded anew at the end had the grade of then until then."""
+    lake = Lake()
+    lake.course(7, START, 35)
+    for cmid in (72, 73):
+        lake.resource(cmid, 7, "assign", due=20)
+    lake.enrol(1, 7)
+    lake.grade(1, 72, 2.0, 0.4, weight=3)
+    lake.grade(1, 73, 9.0, 0.8)
+    lake.grade(1, 72, 23.0, 0.9, weight=3)
+    lake.grade(1, 73, 30.0, None)
+    one = rows_of(spark, lake).loc[(1, 7)]
+    assert one["grade_avg"].tolist()[1:] == pytest.approx([0.4, 0.5, 0.5, 0.875, 0.9])
+    assert one["grade_last"].tolist()[1:] == pytest.approx([0.4, 0.8, 0.8, 0.9, 0.9])
+
+
+def test_what_a_shell_held_before_is_another_runs(spark: SparkSession) -> None:
+    """Case J: former students are no rows, and of who takes the course again only this run counts."""
+    lake = Lake()
+    lake.course(7, START, 28)
+    lake.resource(71, 7, "page")
+    lake.resource(72, 7, "assign", due=5)
+    lake.enrol(1, 7, at=-200, left=-60)
+    lake.enrol(2, 7, at=-200, completed=-70)
+    for user in (1, 2):
+        lake.act(user, 71, -100)
+        lake.submit(user, 72, -95)
+        lake.grade(user, 72, -90, 1.0)
+    lake.act(2, 71, -5)
+    known = rows_of(spark, lake)
+    assert set(known.index.get_level_values("student")) == {2}
+    assert known.loc[(2, 7), "events"].tolist() == [1] * 5
+    assert known.loc[(2, 7), "handed_in"].tolist() == [0] * 5
+    assert known["grade_avg"].isna().all()
+
+
+def test_who_is_suspended_is_in_no_week_after(spark: SparkSession) -> None:
+    """Case A: a suspension ends the weeks of an enrolment, and the list has nobody who is suspended by then."""
+    lake = Lake()
+    lake.course(7, START, 28)
+    for user, suspended, is_exact in ((1, None, True), (2, 10, True), (3, 60, False), (4, 60, True)):
+        lake.enrol(user, 7, suspended=suspended, is_exact=is_exact)
+    moment = START + dt.timedelta(days=21)
+    src = lake.sources(spark, lambda frame, table: point_in_time.cut(frame, table, moment))
+    known = features.build(src, moment)
+    weeks = known.groupBy("user_key").agg(F.max("week")).collect()
+    assert {number(key): week for key, week in weeks} == {1: 3, 2: 1, 3: 3, 4: 3}
+    listed = dataset.current_rows(src, moment, known).where("is_current and at_risk")
+    # 3 was first seen suspended later, nobody knows since when; 4 was suspended later, says Moodle
+    assert {number(row["user_key"]) for row in listed.collect()} == {1, 4}
+
+
+def test_hidden_courses_are_scored_unless_the_site_says_otherwise(spark: SparkSession) -> None:
+    """Case M: hiding a running course ends no enrolment; a setting leaves it out."""
+    lake = Lake()
+    for courseid in (7, 8):
+        lake.course(courseid, START, 28)
+        lake.enrol(1, courseid)
+    courses = lake.rows[table_names.DIM_COURSE]
+    courses[1] = (*courses[1][:-1], False)
+    moment = START + dt.timedelta(days=21)
+    src = lake.sources(spark)
+    known = features.build(src, moment)
+
+    def scored(**how: bool) -> set[int]:
+        return {row["courseid"] for row in dataset.current_rows(src, moment, known, **how).collect()}
+
+    assert scored() == {7, 8}
+    assert scored(hidden_courses=False) == {7}
+
+
+def test_earlier_courses_count_once_they_are_over(spark: SparkSession) -> None:
+    """A student's own outcomes, and those of earlier runs of the course, against the usual; nothing of what runs yet."""
+    lake = Lake()
+    lake.course(1, START - dt.timedelta(days=100), 28, "ALG-2023")
+    lake.course(2, START - dt.timedelta(days=100), 28, "BIO-2023")
+    lake.course(3, START - dt.timedelta(days=18), 28, "CHE-2024")  # over after ten days of 7
+    lake.course(4, START - dt.timedelta(days=100), 28, "NOT TRACKED 2023")
+    lake.course(7, START, 28, "ALG-2024")
+    lake.course(8, START, 28, "DEU-2024")
+    lake.resource(11, 1, "assign", due=20)
+    for user in range(20):
+        lake.enrol(user, 1, completed=27 if user < 5 else None, left=10 if user >= 15 else None)
+        lake.enrol(user, 2, completed=27 if user < 15 else None)
+        lake.enrol(user, 3, completed=27 if user < 10 else None)
+        lake.enrol(user, 4)
+        lake.grade(user, 11, 20, user / 20)
+    for user in (0, 19, 30):
+        lake.enrol(user, 7)
+        lake.enrol(user, 8)
+    known = rows_of(spark, lake)
+    best, worst, new = (known.loc[(user, 7)] for user in (0, 19, 30))
+    assert best["past_courses"].tolist() == worst["past_courses"].tolist() == [2, 2, 3, 3, 3], (
+        "where completion is tracked"
+    )
+    assert best["past_completed"].tolist() == [1] * 5
+    assert worst["past_completed"].tolist() == [0] * 5
+    assert worst["past_left"].tolist() == pytest.approx([0.5, 0.5, 1 / 3, 1 / 3, 1 / 3])
+    assert (new["past_courses"] == 0).all()
+    # Usually 20 of 40 failed, with one of each more; two courses with the usual outcome are added to a student's own.
+    usual = 21 / 42
+    share = (2 + 2 * usual) / 4
+    expected = math.log(share / (1 - share)) - math.log(usual / (1 - usual))
+    assert worst["past_non_completion"].iloc[0] == pytest.approx(expected)
+    assert best["past_non_completion"].iloc[0] == pytest.approx(-expected)
+    assert (new[["past_non_completion", "past_withdrawal", "past_grade_gap"]] == 0).all(axis=None)
+    assert best["past_grade_gap"].iloc[0] == pytest.approx((0 - 9.5 / 20) / 2)
+    assert best["past_grade"].iloc[0] == 0.0
+    run = (15 + 20 * usual) / 40
+    assert known.loc[(0, 7, 0), "runs_non_completion"] == pytest.approx(math.log(run / (1 - run)))
+    assert (known.loc[0].xs(8, level="courseid")["runs_non_completion"] == 0).all(), "never given before"
+    assert known.loc[(0, 7, 0), "runs_withdrawal"] > 0
 
 
 # At this moment the staggered courses are at the end of their weeks 0 to 6.
@@ -195,9 +362,14 @@ def staggered() -> Lake:
     for week in range(WEEKS + 1):
         first = 1000 * (week + 1)
         courseid = 200 + 10 * week
-        busy_course(lake, rng, courseid, THEN - dt.timedelta(days=7 * week), f"W{week}", range(first, first + 30))
-    busy_course(lake, rng, 300, THEN - dt.timedelta(days=200), "past", [1])
+        name = f"W{week}-2024"
+        busy_course(lake, rng, courseid, THEN - dt.timedelta(days=7 * week), name, range(first, first + 30))
+    busy_course(lake, rng, 300, THEN - dt.timedelta(days=200), "W3-2023", range(1, 40))
     lake.enrol(1, 230)
+    # What 300 comes to is known later: after its end, and after THEN.
+    for user, completed in ((50, 60), (51, 300)):
+        lake.enrol(user, 300, completed=completed)
+        lake.enrol(user, 220)
     return lake
 
 
@@ -239,6 +411,18 @@ def test_every_row_is_that_of_a_lake_that_ends_at_its_cutoff(known_twice: Known)
     check_equal(whole, cut_off)
 
 
+def test_the_past_is_what_was_known_of_it(known_twice: Known) -> None:
+    """Of those who took course 300, which was over by THEN, one completed it late and one only after THEN."""
+    rows = known_twice[2]
+    past = {user: rows.loc[(key(user), 220, 2)] for user in (50, 51)}
+    assert [past[user]["past_courses"] for user in (50, 51)] == [1, 1]
+    assert [past[user]["past_completed"] for user in (50, 51)] == [1, 0]
+    assert past[50]["past_non_completion"] < 0 < past[51]["past_non_completion"]
+    new = rows.loc[(key(3001), 220, 2)]
+    assert new["past_courses"] == new["past_non_completion"] == new["past_grade_gap"] == 0
+    assert math.isnan(new["past_completed"])
+
+
 def per_enrolment(df: DataFrame, value: Column) -> DataFrame:
     return df.groupBy("user_key", "courseid").agg(value.cast("double").alias("leak"))
 
@@ -253,7 +437,7 @@ LEAKS: dict[str, Callable[[features.Sources], DataFrame]] = {
     "unregistration date": lambda src: per_enrolment(src.enrolments, F.max(F.unix_timestamp("unenrolled_at"))),
     "whether they leave": lambda src: per_enrolment(src.enrolments, F.count("unenrolled_at")),
     "final grade": lambda src: per_enrolment(src.grades, F.avg("fraction")),
-    "exam's grade": lambda src: per_enrolment(src.grades, F.max_by("fraction", "graded_at")),
+    "exam's grade": lambda src: per_enrolment(src.grades, F.max_by("fraction", "changed_at")),
     "completion": lambda src: per_enrolment(src.enrolments, F.count("completed_at")),
     "last access": lambda src: per_enrolment(src.events, F.max(F.unix_timestamp("occurred_at"))),
     "all events": lambda src: per_enrolment(src.events, F.count("*")),
@@ -311,7 +495,7 @@ def test_table_is_read_back_only_for_what_it_was_made_of(
     monkeypatch.setattr(features, "build", lambda src, as_of: computed.append(as_of))
     features.read(lake, settings, AS_OF)
     assert computed == []
-    later = AS_OF + dt.timedelta(days=7)
+    later = AS_OF + dt.timedelta(hours=7)
     features.read(lake, settings, later)
     assert computed == [later], "another moment"
     site.act(2100, 300, 2.0)

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from model_lake import AS_OF, SMALL_XGB_PARAMS, TERMS, Lake, empty, follows_contract, number, settings_in, small_site
 from moodle_lakehouse import config as configuration
-from moodle_lakehouse.dropout import dataset, features, learner, scoring, training
+from moodle_lakehouse.dropout import dataset, features, learner, promotion, scoring, training
 from moodle_lakehouse.dropout.registry import CARD, NOTE, Registry
 from moodle_lakehouse.errors import LakehouseError
 from moodle_lakehouse.lake import job_runs, point_in_time, snapshots, table_names, tables
@@ -140,11 +140,19 @@ def test_risk_moves_only_the_sensible_way(site: Site) -> None:
 
 
 def test_the_same_data_give_the_same_model(site: Site) -> None:
-    rows, _ = dataset.training_rows(site.spark, site.config, AS_OF)
+    rows, found = dataset.training_rows(site.spark, site.config, AS_OF)
     rows = rows.persist()
-    one, two = learner.fit(rows, "non_completion"), learner.fit(rows.repartition(3), "non_completion")
+    one, two = (learner.learn(given, found.courses, "non_completion")[0] for given in (rows, rows.repartition(3)))
     assert one == two
     rows.unpersist()
+
+
+def run_params(site: Site) -> dict[str, str]:
+    """What MLflow lists of the latest training."""
+    import mlflow
+
+    run = mlflow.search_runs(experiment_names=[site.config.mlflow.experiment], output_format="list")[0]
+    return dict(run.data.params)
 
 
 def test_the_registry_keeps_what_scores_need(site: Site) -> None:
@@ -155,7 +163,9 @@ def test_the_registry_keeps_what_scores_need(site: Site) -> None:
     spec = champion.model.spec
     assert spec.label == "non_completion"
     assert spec.features[: len(features.FEATURES)] == tuple(f.name for f in features.FEATURES)
-    assert spec.calibration.slope > 0
+    assert spec.blend is not None
+    assert max(spec.blend.tree_weight) > 0.05, "the trees have a say"
+    assert run_params(site)["ridge"] == str(spec.choice.ridge)
     run = mlflow.search_runs(experiment_names=[site.config.mlflow.experiment], output_format="list")[0]
     assert run.data.metrics["auc"] > 0.75
     assert {"logistic_regression.auc", "days_since_last_access.brier", "week_auc"} <= set(run.data.metrics)
@@ -168,7 +178,8 @@ def test_the_registry_keeps_what_scores_need(site: Site) -> None:
 
 
 def test_training_sees_finished_courses_only(site: Site) -> None:
-    rows, courses = dataset.training_rows(site.spark, site.config, AS_OF)
+    rows, found = dataset.training_rows(site.spark, site.config, AS_OF)
+    courses = found.courses
     assert [course.courseid for course in courses] == [10, 11, 20, 21]
     seen = rows.agg(F.collect_set("courseid").alias("courses"), F.collect_set("week").alias("weeks")).first()
     assert seen is not None
@@ -176,25 +187,51 @@ def test_training_sees_finished_courses_only(site: Site) -> None:
     assert sorted(seen["weeks"]) == [0, 1, 2, 3, 4, 6]
 
 
-def test_the_latest_finished_term_is_held_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What calibrates and measures comes from courses that the booster behind it never saw."""
+def test_what_is_held_out_is_predicted_by_models_of_other_courses(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is chosen and blended comes from courses that the booster behind it never saw; the latest term measures."""
     taught: list[list[int]] = []
-    fit = learner.fit
+    fit, fit_here = learner.fit, learner._fit_here
 
-    def spy(rows: Any, label: str) -> learner.Model:
+    def spy(rows: Any, *rest: Any) -> bytes:
         taught.append(sorted(row["courseid"] for row in rows.select("courseid").distinct().collect()))
-        return fit(rows, label)
+        return fit(rows, *rest)
+
+    def spy_here(rows: pd.DataFrame, *rest: Any) -> bytes:
+        taught.append(sorted(rows["courseid"].unique().tolist()))
+        return fit_here(rows, *rest)
 
     monkeypatch.setattr(learner, "fit", spy)
-    rows, courses = dataset.training_rows(site.spark, site.config, AS_OF)
-    rows = rows.persist()
+    monkeypatch.setattr(learner, "_fit_here", spy_here)
+    monkeypatch.setattr(learner, "DEPTHS", (3,))
+    rows, found = dataset.training_rows(site.spark, site.config, AS_OF)
+    rows, courses = rows.persist(), found.courses
     _, held_out = learner.learn(rows, courses, "non_completion")
-    assert taught == [[10, 11], [10, 11, 20, 21]]
+    assert taught == [[20, 21], [10, 11], [10, 11, 20, 21]]
     assert sorted(row["courseid"] for row in held_out.select("courseid").distinct().collect()) == [20, 21]
     taught.clear()
     _, held_out = learner.learn(rows.where("courseid < 20"), courses[:2], "non_completion")
     assert sorted(taught) == [[10], [10, 11], [11]], "one term: its courses are held out in turn"
     assert sorted(row["courseid"] for row in held_out.select("courseid").distinct().collect()) == [10, 11]
+    rows.unpersist()
+
+
+def test_of_very_many_rows_whole_students_are_tried(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trees learn from all of them; what measures the model and what it is compared with are the same rows."""
+    rows, found = dataset.training_rows(site.spark, site.config, AS_OF)
+    rows = rows.persist()
+    count = rows.count()
+    monkeypatch.setattr(learner, "MAX_SAMPLE", count // 2)
+    model, held_out = learner.learn(rows, found.courses, "non_completion")
+    measured = training._measure(rows, held_out, found.courses, model.spec.features, 10)
+    students = {name: found["students"] for name, found in measured["overall"].items()}
+    assert len(set(students.values())) == 1
+    assert 0 < students["model"] < 0.8 * rows.where("courseid >= 20").count()
+    kept = (
+        held_out.groupBy("user_key", "courseid")
+        .count()
+        .join(rows.groupBy("user_key", "courseid").agg(F.count("*").alias("all")), ["user_key", "courseid"], "inner")
+    )
+    assert kept.where(F.col("count") != F.col("all")).count() == 0
     rows.unpersist()
 
 
@@ -205,16 +242,21 @@ def test_scoring_the_same_again_writes_nothing(site: Site) -> None:
 
 
 def test_too_little_data_is_refused_with_the_reason(
-    spark: SparkSession, site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    spark: SparkSession,
+    site: Site,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """While no course is over nothing is trained and nothing is scored, and the report says why."""
+    """While no course is over nothing is trained, rules list the students, and the report says why."""
+    monkeypatch.setattr(job_runs, "_run_id", "20240225T000000Z-early")
     early = TERMS[0] + dt.timedelta(days=20)
     settings = settings_in(tmp_path)
     with caplog.at_level(logging.WARNING, logger="moodle_lakehouse"):
         training.train(spark, settings, early)
         scoring.score(spark, settings, early)
     assert "0 finished courses with an outcome (over on 2024-02-25); at least 2 are needed" in caplog.text
-    assert "holds no champion" in caplog.text
+    assert "There is no champion of student_dropout yet" in caplog.text
     text = report.render(spark, settings, early)
     assert "Too little data to learn from" in text
     import mlflow
@@ -230,7 +272,8 @@ def test_too_little_data_is_refused_with_the_reason(
     )
     assert [row["model_version"] for row in refusals] == [None]
     assert "at least 2 are needed" in refusals[0]["text"]
-    assert spark.table(table_names.STUDENT_RISK).select("run_id").distinct().count() == 1
+    rules = spark.table(table_names.STUDENT_RISK).where("run_id = '20240225T000000Z-early'")
+    assert {row["model_version"] for row in rules.collect()} == {"rules"}
 
 
 def test_the_card_of_a_training_and_its_scores(site: Site) -> None:
@@ -242,7 +285,7 @@ def test_the_card_of_a_training_and_its_scores(site: Site) -> None:
     rows = site.spark.table(table_names.MODEL_CARD).where(F.col("model_version") == champion.version).toPandas()
     sections = rows.groupby("job")["section"].unique().map(set)
     both = {"snapshot"}
-    assert sections["train"] == {*both, "protocol", "window", "measure", "calibration", "group", "champion"}
+    assert sections["train"] == {*both, "protocol", "window", "course", "measure", "calibration", "group", "champion"}
     assert sections["score"] == {*both, "drift"}
     auc = rows.query("section == 'measure' and subject == 'model' and name == 'auc'").set_index("week")
     logged = mlflow.MlflowClient().get_metric_history(champion.run, "week_auc")
@@ -253,6 +296,10 @@ def test_the_card_of_a_training_and_its_scores(site: Site) -> None:
     drift = rows.query("section == 'drift' and name == 'shift'").set_index("subject")["value"]
     assert set(drift.index) == set(champion.model.spec.features)
     assert drift.median() < 0.3, "the third term is like the others"
+    courses = rows.query("section == 'course'").set_index("subject")
+    assert set(courses.index) == {"K0-0", "K1-0", "K0-1", "K1-1"}
+    assert set(courses["name"]) == {"completion"}
+    assert courses["value"].between(0.2, 0.8).all()
     assert set(rows.query("section == 'group'")["subject"]) == {"campus=east", "campus=west"}
     assert rows.query("name == 'became_champion'")["value"].tolist() == [1.0]
 
@@ -327,18 +374,27 @@ def test_the_same_data_teach_nothing_new(site: Site, caplog: pytest.LogCaptureFi
     assert site.spark.table(table_names.MODEL_CARD).count() == before
 
 
+def test_nothing_persisted_is_left(site: Site) -> None:
+    """Neither a training nor a scoring leaves rows in memory for the next step to pay for."""
+    kept = site.spark.sparkContext._jsc.getPersistentRDDs()  # type: ignore[attr-defined]
+    assert dict(kept) == {}
+
+
 def test_a_model_that_is_not_better_does_not_become_champion(
     site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two stumps are registered, measured and reported, but version 1 goes on scoring."""
-    monkeypatch.setattr(learner, "XGB_PARAMS", {**SMALL_XGB_PARAMS, "n_estimators": 2, "max_depth": 1})
+    """Two stumps and a line that hardly rises are registered, measured and reported, but version 1 goes on scoring."""
+    monkeypatch.setattr(learner, "XGB_PARAMS", {**SMALL_XGB_PARAMS, "n_estimators": 2})
+    monkeypatch.setattr(learner, "DEPTHS", (1,))
+    monkeypatch.setattr(learner, "RIDGES", (1e6,))
     with caplog.at_level(logging.WARNING, logger="moodle_lakehouse"):
         training.train(site.spark, site.config, AS_OF)
     champion = Registry(site.config.mlflow).champion()
     assert champion is not None
     assert champion.version == "1"
     assert Registry(site.config.mlflow).version("2").model.spec.courses == (10, 11, 20, 21)
-    assert "It does not become champion (version 1 remains)" in caplog.text
+    assert "It does not become champion:" in caplog.text
+    assert "Version 2 was not better: version 1 remains champion" in caplog.text
     assert "of champion: better by -0." in caplog.text
     import mlflow
 
@@ -397,6 +453,79 @@ def test_a_score_can_be_made_again_from_its_snapshots(site: Site) -> None:
             features.sources(site.spark, site.config.analytics, moment, {table_names.DIM_COURSE: 1})
     finally:
         three_terms().write(site.spark)
+
+
+def test_an_interrupted_training_is_made_up_for(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before its card is written it counts as not done; before the promotion the next training promotes it."""
+    config = site.config.model_copy(update={"mlflow": settings_in(tmp_path).mlflow})
+    registry = Registry(config.mlflow)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_show", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(site.spark, config, AS_OF)
+    assert registry.champion_version() is None
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "promote", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(site.spark, config, AS_OF)
+    assert registry.champion_version() is None
+    training.train(site.spark, config, AS_OF)
+    assert registry.champion_version() == "2", "nothing was trained a third time"
+    promotion.promote(registry, "1")
+    with caplog.at_level(logging.WARNING, logger="moodle_lakehouse"):
+        promotion.promote(registry)
+    assert registry.champion_version() == "1", "what a person chose stays"
+    assert "Version 2 was compared with no champion: version 1 remains champion; to choose one, name it" in caplog.text
+    with pytest.raises(LakehouseError, match="MLflow did not make version 9 champion"):
+        promotion.promote(registry, "9")
+
+
+def test_an_interrupted_scoring_is_done_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are appended when their card is written: the next run does both, and none does either twice."""
+    later = AS_OF + dt.timedelta(hours=1)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def scores() -> int:
+        return site.spark.table(table_names.STUDENT_RISK).where(F.col("as_of") == F.lit(later)).count()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "_report_drift", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            scoring.score(site.spark, site.config, later)
+    assert scores() == 0
+    scoring.score(site.spark, site.config, later)
+    assert scores() == len(site.risk)
+
+
+def test_a_past_moment_is_scored_by_what_was_known_then(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """The champion knows how the second term ended: in its middle a model of the first term scores, made once."""
+    registry = Registry(site.config.mlflow)
+    champion = registry.champion_version()
+    for hours in (0, 1):
+        moment = TERMS[1] + dt.timedelta(days=22, hours=hours)
+        with caplog.at_level(logging.INFO, logger="moodle_lakehouse"):
+            scoring.score(site.spark, site.config, moment)
+        rows = site.spark.table(table_names.STUDENT_RISK).where(F.col("as_of") == F.lit(moment)).toPandas()
+        assert set(rows["courseid"]) == {20, 21}
+        (version,) = set(rows["model_version"])
+        assert version != champion
+        assert registry.version(version).model.spec.courses == (10, 11)
+    assert caplog.text.count("one is trained for it") == 1
+    assert f"Version {version} scores: the champion knows what came after" in caplog.text
+    promotion.promote(registry)
+    assert registry.champion_version() == champion, "a model of the past never becomes champion"
+    moment = TERMS[0] + dt.timedelta(days=22)
+    scoring.score(site.spark, site.config, moment)
+    rows = site.spark.table(table_names.STUDENT_RISK).where(F.col("as_of") == F.lit(moment)).toPandas()
+    assert set(rows["model_version"]) == {"rules"}, "nothing was over by then"
 
 
 def test_unreachable_mlflow_is_one_message(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,15 +5,17 @@ The log is planted by what its events carry (`other`), with names of labels, key
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mariadb import Server
 from moodle_lakehouse import config
 from moodle_lakehouse.curated import job as curated_job
 from moodle_lakehouse.curated import resource_history
-from moodle_lakehouse.curated.courses import MODULE_CREATED, MODULE_UPDATED
+from moodle_lakehouse.curated.courses import MODULE_CREATED, MODULE_DELETED, MODULE_UPDATED
 from moodle_lakehouse.ingest import job as ingest_job
 from moodle_lakehouse.ingest.moodle_tables import sql_text
 from moodle_lakehouse.lake import table_names
@@ -21,6 +23,7 @@ from moodle_lakehouse.lake.table_names import quoted_name
 from pyarrow import parquet
 from pyspark.sql import SparkSession
 from site_files import load_dump
+from small_moodle import fill, insert, plans
 
 # Every column whose text may be in the lake: what machines write, and names of courses, modules, sections and grade items.
 KEPT = {
@@ -58,6 +61,7 @@ KEPT = {
 }
 LOG = "`mdl_logstore_standard_log`"
 PAGE_NAME = "the log's name of a page"
+PHP_NAME = "the log's name of a page in PHP's format"
 WIDTH = 2  # characters of a phrase: what is narrower holds a code of one letter
 
 
@@ -154,7 +158,10 @@ def plant_events(site: Server, phrases: Phrases) -> None:
     assert site.value(f"SELECT COUNT(*) FROM {LOG} WHERE eventname = {deleted} AND other LIKE '%customtext%'")
     for place, other in (
         ("a name of no module", '{{"name": "{}"}}'),
-        ("a name in PHP's format", 'a:2:{{s:10:"modulename";s:4:"page";s:4:"name";s:6:"{}";}}'),
+        (PHP_NAME, 'a:2:{{s:10:"modulename";s:4:"page";s:4:"name";s:6:"{}";}}'),
+        ("a label's name in PHP's format", 'a:2:{{s:10:"modulename";s:5:"label";s:4:"name";s:6:"{}";}}'),
+        ("another key in PHP's format", 'a:2:{{s:10:"modulename";s:4:"page";s:5:"intro";s:6:"{}";}}'),
+        ("a name without a module in PHP's format", 'a:1:{{s:4:"name";s:6:"{}";}}'),
         ("a text", "{}"),
     ):
         phrase = phrases.new(place)
@@ -168,6 +175,49 @@ def plant_events(site: Server, phrases: Phrases) -> None:
         f"UPDATE {LOG} SET other = JSON_OBJECT('name', {other}, 'modulename', 'page')"
         f" WHERE eventname NOT IN ({created}, {updated}, {deleted}) AND eventname NOT LIKE '%enrolment%' ORDER BY id LIMIT 50"
     )
+
+
+def php(value: Any) -> str:
+    """A value as PHP's serialize() writes it."""
+    if isinstance(value, dict):
+        return f"a:{len(value)}:{{{''.join(php(part) for pair in value.items() for part in pair)}}}"
+    if value is None:
+        return "N;"
+    return f"i:{value};" if isinstance(value, int) else f's:{len(value.encode())}:"{value}";'
+
+
+def test_json_and_php_say_the_same(database: Server, moodle: config.Config) -> None:
+    """Case F: sites that keep no JSON, and restored rows, have PHP's format in `other`."""
+    row = {"id": "7", "status": 0, "timestart": "1758672000", "timeend": None, "enrol": "manual", "lastenrol": "1"}
+    told: list[tuple[str, dict[str, Any]]] = [
+        (r"\core\event\user_enrolment_deleted", {"userenrolment": row, "enrol": "manual"}),
+        (MODULE_DELETED, {"modulename": "quiz", "instanceid": "9"}),
+        (MODULE_CREATED, {"modulename": "quiz", "instanceid": 9, "name": 'Prüfung "1"; s:4:"name";s:1:"x";'}),
+        (MODULE_UPDATED, {"modulename": "label", "instanceid": 9, "name": "secret"}),
+        (r"\core\event\course_viewed", {"name": "secret"}),
+    ]
+    fill(database, moodle)
+    for name, other in told:
+        for text in (json.dumps(other), php(other)):
+            insert(
+                database,
+                "INSERT INTO mdl_logstore_standard_log (eventname, other) VALUES (%s, %s)",
+                [(name, text)],
+            )
+    found = [
+        row for (row,) in database.query(f"SELECT other FROM ({plans(moodle)['logstore_standard_log'].select()}) t")
+    ]
+
+    def values(text: str | None) -> Any:
+        return None if text is None else json.loads(text, parse_int=str)
+
+    as_json, as_php = [values(text) for text in found[::2]], [values(text) for text in found[1::2]]
+    assert as_json == as_php
+    assert as_php[0]["userenrolment"]["timestart"] == "1758672000"
+    assert as_php[1] == {"modulename": "quiz", "instanceid": "9"}
+    assert as_php[2]["name"].startswith('Prüfung "1"')
+    assert as_php[3] == {"modulename": "label", "instanceid": "9", "name": None}
+    assert as_php[4] is None
 
 
 def test_no_text_but_what_is_kept_reaches_a_file(
@@ -186,7 +236,7 @@ def test_no_text_but_what_is_kept_reaches_a_file(
     resource_history.run(lake)
     warehouse = Path(str(lake.conf.get(f"spark.sql.catalog.{table_names.CATALOG}.warehouse")))
     kept = {f"{table}.{column}" for table, columns in KEPT.items() for column in columns.split()}
-    assert phrases.found_in(warehouse) == {*kept, PAGE_NAME}
+    assert phrases.found_in(warehouse) == {*kept, PAGE_NAME, PHP_NAME}
     labels = lake.table(table_names.DIM_RESOURCE).where("modname = 'label'").collect()
     assert labels
     assert {row["name"] for row in labels} == {None}

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from away import Way, free_port, served
 from mariadb import Server
 from moodle_lakehouse import config
 from moodle_lakehouse.errors import LakehouseError, SourceError
 from moodle_lakehouse.ingest import job as ingest_job
-from moodle_lakehouse.ingest import mysql, read_plan, sync_steps
-from moodle_lakehouse.lake import table_names, writers
+from moodle_lakehouse.ingest import mysql, read_plan, sync_steps, verify
+from moodle_lakehouse.lake import availability, table_names, writers
 from pyspark.sql import SparkSession
 from site_files import load_dump
-from small_moodle import fill, insert, raw
+from small_moodle import fill, insert, raw, snapshots
 
 
 @pytest.mark.parametrize("range_rows", [read_plan.RANGE_ROWS, 1], ids=["small, by JDBC", "large, by files"])
@@ -141,12 +146,9 @@ def test_second_run_writes_differences_and_keeps_history(
     database.query("ALTER TABLE mdl_course ADD visible tinyint(1)")
     ingest_job.run(lake, moodle)
     assert raw(lake, "course") == [{"id": 2, "visible": None}]
-    snapshots = [
-        row["snapshot_id"]
-        for row in lake.table(table_names.raw("course") + ".snapshots").orderBy("committed_at").collect()
-    ]
-    assert len(snapshots) == 2
-    before = lake.read.option("snapshot-id", snapshots[0]).table(table_names.raw("course"))
+    made = snapshots(lake, "course")
+    assert len(made) == 2
+    before = lake.read.option("snapshot-id", made[0]).table(table_names.raw("course"))
     assert sorted(row["id"] for row in before.collect()) == [1, 2]
 
 
@@ -231,6 +233,200 @@ def test_failing_table_fails_the_run_and_leaves_the_others(
     assert raw(lake, "course") == [{"id": 1}]
     (row,) = lake.table(table_names.JOB_RUN).collect()
     assert (row["job"], row["status"]) == ("ingest", "failed")
+
+
+GRADES = "CREATE TABLE `{p}quiz_grades` (`id` bigint(10) PRIMARY KEY, `grade` decimal(10,5), `timemodified` bigint(10))"
+VERSIONING = {
+    "implicit": "ALTER TABLE mdl_quiz_grades ADD SYSTEM VERSIONING",
+    "explicit": "ALTER TABLE mdl_quiz_grades ADD since timestamp(6) GENERATED ALWAYS AS ROW START,"
+    " ADD until timestamp(6) GENERATED ALWAYS AS ROW END, ADD PERIOD FOR SYSTEM_TIME (since, until), ADD SYSTEM VERSIONING",
+}
+
+
+@pytest.mark.parametrize("versioning", list(VERSIONING))
+def test_system_versioned_tables_and_views_are_read(
+    lake: SparkSession, database: Server, moodle: config.Config, versioning: str
+) -> None:
+    fill(database, moodle, GRADES, "INSERT INTO `{p}quiz_grades` VALUES (1, 1, 1), (2, 2, 2), (3, 3, 3)")
+    database.query("INSERT INTO mdl_course VALUES (1), (2)")
+    ingest_job.run(lake, moodle)
+    database.query(VERSIONING[versioning])
+    database.query("DELETE FROM mdl_quiz_grades WHERE id = 2")
+    database.query("UPDATE mdl_quiz_grades SET grade = 9 WHERE id = 3")
+    database.query("RENAME TABLE mdl_course TO all_courses")
+    database.query("CREATE VIEW mdl_course AS SELECT * FROM all_courses WHERE id < 9")
+    database.query("INSERT INTO mdl_course VALUES (3)")
+    database.query("INSERT INTO all_courses VALUES (9)")
+    ingest_job.run(lake, moodle)
+    assert [(row["id"], row["grade"]) for row in raw(lake, "quiz_grades")] == [(1, 1), (3, 9)]
+    assert [row["id"] for row in raw(lake, "course")] == [1, 2, 3]
+    assert not verify.run(lake, moodle, ingest_job.inspect(moodle)).differing
+    assert not any(table.changed for table in ingest_job.run(lake, moodle).tables)
+
+
+def test_table_that_the_source_no_longer_shows_fails_alone(
+    lake: SparkSession, database: Server, moodle: config.Config
+) -> None:
+    fill(database, moodle, GRADES, "INSERT INTO `{p}quiz_grades` VALUES (1, 1, 1), (2, 2, 2)")
+    ingest_job.run(lake, moodle)
+    lake.sql(f"CREATE TABLE {table_names.raw('of_an_operator')} (id BIGINT) USING iceberg")
+    database.query("RENAME TABLE mdl_quiz_grades TO hidden")
+    database.query("INSERT INTO mdl_course VALUES (7)")
+    with pytest.raises(LakehouseError) as caught:
+        ingest_job.run(lake, moodle)
+    assert "1 of 4 tables could not be copied" in str(caught.value)
+    assert "quiz_grades: the lake holds this table, and Moodle's database no longer shows it" in str(caught.value)
+    assert "DROP TABLE lakehouse.raw.quiz_grades PURGE" in str(caught.value)
+    assert "of_an_operator" not in str(caught.value)
+    assert [row["id"] for row in raw(lake, "course")] == [7]
+    assert len(raw(lake, "quiz_grades")) == 2
+    with pytest.raises(verify.DifferentError) as differs:
+        verify.run(lake, moodle, ingest_job.inspect(moodle))
+    (table,) = differs.value.result.differing
+    assert (table.table, table.source_rows, table.lake_rows) == ("quiz_grades", 0, 2)
+    assert "no longer shows it" in table.note
+    lake.sql(f"DROP TABLE {table_names.raw('quiz_grades')} PURGE")
+    ingest_job.run(lake, moodle)
+
+
+SITE = (
+    "CREATE TABLE `{p}config` (`id` bigint(10) PRIMARY KEY, `name` varchar(255), `value` longtext)",
+    "INSERT INTO `{p}config` VALUES (1, 'siteidentifier', 'one'), (2, 'theme', 'boost')",
+    "ALTER TABLE `{p}course` ADD `timecreated` bigint(10)",
+    "ALTER TABLE `{p}user` ADD `timecreated` bigint(10)",
+    "INSERT INTO `{p}course` VALUES (1, 1000), (2, 2000)",
+    "INSERT INTO `{p}user` VALUES (1, 1001)",
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("UPDATE mdl_config SET value = 'two' WHERE id = 1", "another siteidentifier;"),
+        ("UPDATE mdl_course SET timecreated = 5 WHERE id = 1", "another creation of the first course;"),
+        ("UPDATE mdl_user SET timecreated = 5 WHERE id = 1", "another creation of the first user;"),
+    ],
+)
+def test_another_site_is_refused_before_anything_is_written(
+    lake: SparkSession, database: Server, moodle: config.Config, change: str, told: str
+) -> None:
+    fill(database, moodle, *SITE)
+    ingest_job.run(lake, moodle)
+    database.query("UPDATE mdl_course SET timecreated = 3000 WHERE id = 2")
+    ingest_job.run(lake, moodle)
+    before = {name: snapshots(lake, name) for name in ("course", "user", "logstore_standard_log")}
+    database.query(change)
+    database.query("INSERT INTO mdl_course VALUES (7, 1)")
+    with pytest.raises(LakehouseError, match=f"This is another Moodle than the one that the lake is of: {told}"):
+        ingest_job.run(lake, moodle)
+    assert {name: snapshots(lake, name) for name in before} == before
+    ingest_job.run(lake, moodle, same_site=True)
+    assert [row["id"] for row in raw(lake, "course")] == [1, 2, 7]
+    ingest_job.run(lake, moodle)
+    assert lake.table(table_names.MOODLE_SITE).count() == 2
+
+
+def test_identity_that_becomes_known_later_counts_from_then_on(
+    lake: SparkSession, database: Server, moodle: config.Config
+) -> None:
+    fill(database, moodle)
+    ingest_job.run(lake, moodle)
+    for statement in SITE:
+        database.query(statement.replace("{p}", "mdl_"))
+    ingest_job.run(lake, moodle)
+    database.query("DROP TABLE mdl_config")
+    ingest_job.run(lake, moodle)
+    database.query("UPDATE mdl_course SET timecreated = 5 WHERE id = 1")
+    with pytest.raises(LakehouseError, match="another creation of the first course"):
+        ingest_job.run(lake, moodle)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(availability, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(mysql, "RETRY_DELAYS", (0.1,))
+
+
+def when_the_course_is_read(monkeypatch: pytest.MonkeyPatch, do: Callable[[], None]) -> None:
+    """Do something once, when the rows of the course are about to be read."""
+    reading, done = sync_steps.TableSync._read, []
+
+    def read(self: Any, *arguments: Any) -> Any:
+        if self.plan.table.name == "course" and not done:
+            done.append(True)
+            do()
+        return reading(self, *arguments)
+
+    monkeypatch.setattr(sync_steps.TableSync, "_read", read)
+
+
+@pytest.mark.usefixtures("soon")
+def test_source_that_is_away_is_named_and_waited_for(
+    lake: SparkSession,
+    database: Server,
+    moodle: config.Config,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    way = Way(database.host, database.port)
+    moodle = moodle.model_copy(
+        update={"moodle": moodle.moodle.model_copy(update={"host": "127.0.0.1", "port": way.port})}
+    )
+    fill(database, moodle, "INSERT INTO `{p}course` VALUES (1), (2)")
+
+    def away() -> None:
+        way.close()
+        threading.Timer(3, way.open).start()
+
+    when_the_course_is_read(monkeypatch, away)
+    ingest_job.run(lake, moodle)
+    assert [row["id"] for row in raw(lake, "course")] == [1, 2]
+    warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    (told, *_, back) = [text for text in warned if text.startswith("Moodle's database")]
+    assert f"where:  {moodle.moodle.endpoint}" in told
+    assert "answers again" in back
+    assert not verify.run(lake, moodle, ingest_job.inspect(moodle)).differing
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("returns", [True, False], ids=["returns", "stays away"])
+def test_store_that_is_away_is_named_and_waited_for(
+    lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch, returns: bool
+) -> None:
+    """The store is a folder, and what says whether it answers is a server that goes away with it."""
+    port = free_port()
+    url, folder = f"http://127.0.0.1:{port}", Path(lake.conf.get("spark.sql.catalog.lakehouse.warehouse")) / "raw"
+    monkeypatch.setattr(availability, "of_lake", lambda _: availability.parts_of({"s3.endpoint": url}.get))
+    fill(database, moodle, "INSERT INTO `{p}course` VALUES (1), (2)")
+    with ExitStack() as store:
+        store.enter_context(served(port))
+
+        def back() -> None:
+            folder.chmod(0o755)
+            store.enter_context(served(port))
+
+        def away() -> None:
+            store.close()
+            folder.chmod(0)
+            if returns:
+                threading.Timer(2, back).start()
+
+        when_the_course_is_read(monkeypatch, away)
+        try:
+            if returns:
+                ingest_job.run(lake, moodle)
+                assert [row["id"] for row in raw(lake, "course")] == [1, 2]
+                return
+            monkeypatch.setattr(availability, "WAIT_SECONDS", 1)
+            with pytest.raises(LakehouseError) as caught:
+                ingest_job.run(lake, moodle)
+        finally:
+            folder.chmod(0o755)
+    assert "The object store does not answer: the connection is refused" in str(caught.value)
+    assert caught.value.where == url
+    assert "docker compose logs minio" in str(caught.value.remedy)
+    ingest_job.run(lake, moodle)
+    assert [row["id"] for row in raw(lake, "course")] == [1, 2]
 
 
 @pytest.mark.parametrize(

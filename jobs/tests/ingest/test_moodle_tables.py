@@ -36,7 +36,7 @@ def planned(source: dict[str, list[SourceColumn]], **options: Any) -> moodle_tab
 
 def test_catalogue_holds_moodles_tables_and_keeps_nothing_personal() -> None:
     known = moodle_tables.load()
-    assert len(known.tables) == 51  # Moodle's 48 and the three of custom profile fields
+    assert len(known.tables) == 56  # Moodle's 48, three of custom profile fields, five of groups, dates and grades
     for table in known.tables.values():
         kept = {name for name in table.keep if PERSONAL.match(name)}
         assert kept == set(), table.name
@@ -121,6 +121,7 @@ def test_missing_and_unlisted_tables_are_told() -> None:
     assert [t.table.name for t in plan.tables] == ["role"]
     assert "user" in plan.missing
     assert "role" not in plan.missing
+    assert plan.missing_columns == tuple(f"role.{name}" for name in ("archetype", "name", "shortname"))
     assert plan.unlisted == ("config",)
 
 

@@ -17,13 +17,12 @@ from pyspark.sql import SparkSession
 from small_moodle import fill, insert, raw
 
 STATE = SyncState(
-    source="mdl_x", strategy="append", columns={"id": "BIGINT 0a1b2c3d"}, run_id="r", watermark=7, checksum="7:ab",
-    whole=None, rows=7, full_at=1_700_000_000, commit="c0ffee",
+    source="mdl_x", strategy="append", columns={"id": "BIGINT 0a1b2c3d"}, run_id="r", watermark=7,
+    rows=7, full_at=1_700_000_000, commit="c0ffee",
 )  # fmt: skip
-# As the releases before wrote it.
 WRITTEN = (
     '{"source":"mdl_x","strategy":"append","columns":{"id":"BIGINT 0a1b2c3d"},"run_id":"r","watermark":7,'
-    '"checksum":"7:ab","whole":null,"rows":7,"full_at":1700000000,"commit":"c0ffee"}'
+    '"rows":7,"full_at":1700000000,"commit":"c0ffee"}'
 )
 
 
@@ -47,13 +46,13 @@ def test_state_is_written_and_read_with_the_same_keys() -> None:
 
 
 def test_unknown_keys_are_ignored() -> None:
-    newer = json.dumps({**json.loads(WRITTEN), "lag_seconds": 3, "details": {"a": [1]}})
+    newer = json.dumps({**json.loads(WRITTEN), "checksum": "7:ab", "lag_seconds": 3, "details": {"a": [1]}})
     assert sync_state.read(loaded(newer)) == STATE
 
 
 @pytest.mark.parametrize(
     ("key", "default"),
-    [("run_id", ""), ("watermark", None), ("checksum", None), ("whole", None), ("full_at", 0)],
+    [("run_id", ""), ("watermark", None), ("full_at", 0)],
 )
 def test_missing_keys_with_a_default_are_defaulted(key: str, default: Any) -> None:
     older = {k: v for k, v in json.loads(WRITTEN).items() if k != key}

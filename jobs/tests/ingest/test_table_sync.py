@@ -6,6 +6,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,24 @@ from hypothesis import strategies as st
 from mariadb import Server
 from moodle_lakehouse import config
 from moodle_lakehouse.errors import LakehouseError
-from moodle_lakehouse.ingest import arrow_reader, mysql, read_plan, sync_state, sync_steps, table_sync
+from moodle_lakehouse.ingest import (
+    arrow_reader,
+    committer,
+    mysql,
+    read_plan,
+    source_sql,
+    sync_state,
+    sync_steps,
+    table_sync,
+)
 from moodle_lakehouse.ingest import job as ingest_job
 from moodle_lakehouse.lake import table_names, tables, writers
+from moodle_lakehouse.lake.availability import Watch
 from pyspark.sql import SparkSession
 from site_files import load_dump
 from small_moodle import fill, insert, lake_rows, plans, raw, snapshots, source_rows
 
+LOG_IDS = "SELECT COUNT(*) FROM mdl_logstore_standard_log"
 COURSE = "ALTER TABLE `{p}course` ADD `fullname` varchar(255), ADD `visible` tinyint(1), ADD `idnumber` varchar(99)"
 GRADES = (
     "CREATE TABLE `{p}quiz_grades` (`id` bigint(10) PRIMARY KEY, `grade` decimal(10,5), `timemodified` bigint(10))"
@@ -68,6 +80,30 @@ def test_append_finds_late_ids_and_keeps_what_the_source_purged(
     database.query("DELETE FROM mdl_logstore_standard_log WHERE id = 99")
     assert numbers(run(lake, moodle)["logstore_standard_log"])[1:] == (0, 0, 0)
     assert snapshots(lake, "logstore_standard_log") == made
+
+
+def test_row_that_is_committed_late_while_the_overlap_is_checked_is_found_by_the_next_run(
+    lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_plan, "OVERLAP_IDS", 10)
+    fill(database, moodle)
+    log_rows(database, [i for i in range(1, 21) if i != 15])
+    run(lake, moodle)
+    log_rows(database, [21])
+    checksum = source_sql.checksum
+
+    def late(cursor: Any, plan: Any, condition: Any = None) -> Any:
+        found = checksum(cursor, plan, condition)
+        if plan.table.name == "logstore_standard_log" and not database.value(f"{LOG_IDS} WHERE id = 15"):
+            log_rows(database, [15])
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source_sql, "checksum", late)
+        run(lake, moodle)
+    log_rows(database, [22])
+    run(lake, moodle)
+    assert_equal(lake, database, moodle)
 
 
 @pytest.mark.parametrize("least_rows", [10**9, 1], ids=["by JDBC", "by files"])
@@ -331,7 +367,7 @@ def test_run_that_dies_between_reading_and_committing_is_made_up_for(
             patch.setattr(writers, "merge", dies)
             patch.setattr(writers, "_with_summary", dies)  # when the files are written
         else:  # the rows are read and compared
-            patch.setattr(sync_steps.TableSync, "_probe_again", dies)
+            patch.setattr(sync_steps.TableSync, "_rows_after", dies)
             patch.setattr(table_sync.AppendSync, "_append_rows", dies)
         with pytest.raises(KeyboardInterrupt):
             ingest_job.run(lake, moodle)
@@ -340,6 +376,54 @@ def test_run_that_dies_between_reading_and_committing_is_made_up_for(
     assert numbers(results["course"]) == (1, 0, 1, 1)
     assert numbers(results["logstore_standard_log"])[1:] == (1, 0, 0)
     assert_equal(lake, database, moodle)
+
+
+def test_run_that_dies_before_the_checksums_are_recorded_is_compared_by_the_next(
+    lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(database, moodle, COURSE, "INSERT INTO `{p}course` VALUES (1, 'a', 1, '')")
+    log_rows(database, [1, 2])
+
+    def dies(*_: Any) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(committer.Committer, "record_checksums", dies)
+        with pytest.raises(LakehouseError, match="3 of 3 tables"):
+            ingest_job.run(lake, moodle)
+    results = run(lake, moodle)
+    assert numbers(results["course"])[1:] == numbers(results["logstore_standard_log"])[1:] == (0, 0, 0)
+    assert_equal(lake, database, moodle)
+    assert {name: len(snapshots(lake, name)) for name in results} == dict.fromkeys(results, 1)
+    assert not any(row.rows_read for row in run(lake, moodle).values())
+
+
+@pytest.mark.parametrize("change", ["a table", "a policy"])
+def test_sync_survives_the_loss_of_a_worker(
+    lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """What executors hold is gone when the commit begins."""
+    fill(database, moodle, COURSE, "INSERT INTO `{p}course` VALUES (1, 'a', 1, ''), (2, 'b', 1, '')")
+    log_rows(database, [1, 2])
+    run(lake, with_privacy(moodle, "keep"))
+    database.query("UPDATE mdl_course SET fullname = 'z' WHERE id = 1")
+    database.query("DELETE FROM mdl_logstore_standard_log WHERE id = 1")
+    lost = []
+
+    def without_worker(real: Any, *arguments: Any, **options: Any) -> None:
+        for number in lake.sparkContext._jsc.getPersistentRDDs().keySet():
+            lake.sparkContext._jsc.sc().env().blockManager().master().removeRdd(number, True)
+        lost.append(arguments[1])
+        real(*arguments, **options)
+
+    for name in ("merge", "replace"):
+        monkeypatch.setattr(writers, name, partial(without_worker, getattr(writers, name)))
+    run(lake, moodle if change == "a policy" else with_privacy(moodle, "keep"))
+    assert table_names.raw("course") in lost
+    assert raw(lake, "course")[0]["fullname"] == "z"
+    assert [row["id"] for row in raw(lake, "logstore_standard_log")] == [1, 2]
+    assert not lake.sparkContext._jsc.getPersistentRDDs()
+    assert not lake.catalog.databaseExists("lakehouse.staging")
 
 
 @pytest.mark.parametrize("arrives", [True, False], ids=["arrived", "lost"])
@@ -395,10 +479,10 @@ def test_run_that_another_one_overtakes_doubles_nothing(
     run(lake, moodle)
 
     def another() -> None:
-        assert ingest_job._copy_all(lake, moodle, ingest_job.inspect(moodle))[1] == []
+        assert ingest_job._copy_all(lake, moodle, ingest_job.inspect(moodle), Watch(()))[1] == []
 
     log_rows(database, [1, 2, 3])
-    real, begun = sync_steps.TableSync._probe_again, []
+    real, begun = sync_steps.TableSync._rows_after, []
 
     def overtaken(self: Any, *arguments: Any) -> Any:
         if not begun:
@@ -407,7 +491,7 @@ def test_run_that_another_one_overtakes_doubles_nothing(
         return real(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sync_steps.TableSync, "_probe_again", overtaken)
+        patch.setattr(sync_steps.TableSync, "_rows_after", overtaken)
         with pytest.raises(LakehouseError, match="Another run wrote this table meanwhile"):
             ingest_job.run(lake, moodle)
     assert_equal(lake, database, moodle)

@@ -28,7 +28,7 @@ def check(lake: SparkSession, moodle: config.Config, *names: str) -> dict[str, T
     """What verify says of each table, equal or not."""
     site = ingest_job.inspect(moodle)
     try:
-        result = verify.run(lake, moodle, verify.chosen(site, names))
+        result = verify.run(lake, moodle, site, names)
     except DifferentError as error:
         result = error.result
         assert not result.failures

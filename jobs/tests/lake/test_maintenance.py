@@ -181,7 +181,7 @@ def test_ingest_accepts_files_that_were_joined_meanwhile(
 ) -> None:
     two_files(lake, database, moodle)
     database.query("UPDATE mdl_course SET fullname = 'c' WHERE id = 1")
-    real, joined = sync_steps.TableSync._probe_again, []
+    real, joined = sync_steps.TableSync._rows_after, []
 
     def meanwhile(self: Any, *arguments: Any) -> Any:
         if self.plan.table.name == "course" and not joined:
@@ -189,7 +189,7 @@ def test_ingest_accepts_files_that_were_joined_meanwhile(
         return real(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sync_steps.TableSync, "_probe_again", meanwhile)
+        patch.setattr(sync_steps.TableSync, "_rows_after", meanwhile)
         results = {one.table: one for one in ingest_job.run(lake, moodle).tables}
     assert (joined[0].rewritten, joined[0].written) == (2, 1)
     assert (len(joined), results["course"].updated) == (1, 1)

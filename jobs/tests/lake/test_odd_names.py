@@ -122,7 +122,7 @@ def test_tables_and_columns_of_any_name_come_from_moodle(
     lake: SparkSession, database: Server, moodle: config.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = create(database)
-    names = ["o'x", "ba`ck", "a.b", "${spark.app.name}"]  # of activity modules, which Moodle's own table of them names
+    names = ["o'x`a.b", "${spark.app.name}"]  # of activity modules, which Moodle's own table of them names
     site.put("modules", *({"id": 50 + i, "name": name} for i, name in enumerate(names)))
     columns = ", ".join(f"{table_names.quoted_name(name)} varchar(20)" for name in COLUMNS)
     for place, name in enumerate(names):
@@ -141,10 +141,10 @@ def test_tables_and_columns_of_any_name_come_from_moodle(
         for name in names:
             plan = plans(settings)[name]
             assert lake_rows(lake.table(table_names.raw(name)), plan) == source_rows(database, plan), name
-        assert not verify.run(lake, settings, ingest_job.inspect(settings).plan.tables).differing
+        assert not verify.run(lake, settings, ingest_job.inspect(settings)).differing
 
     monkeypatch.setattr(read_plan, "RANGE_ROWS", 2)  # the first half by files, as large tables are
-    for name in names[:2]:
+    for name in names[:1]:
         database.query(f"DELETE FROM {table_names.quoted_name(f'mdl_{name}')} WHERE id = 3")
     ingest_job.run(lake, settings)
     assert_equal()
@@ -156,7 +156,7 @@ def test_tables_and_columns_of_any_name_come_from_moodle(
         if place % 2:
             database.query(f"ALTER TABLE {source} ADD `ne``w'` int DEFAULT 7")
     with pytest.raises(verify.DifferentError) as different:
-        verify.run(lake, settings, ingest_job.inspect(settings).plan.tables)
+        verify.run(lake, settings, ingest_job.inspect(settings))
     assert {one.table for one in different.value.result.differing} >= set(names[::2])
     assert not different.value.result.failures
     ingest_job.run(lake, settings)

@@ -23,6 +23,7 @@ def naive(number: int) -> dt.datetime:
     [
         ("lakehouse.curated.fact_event", "occurred_at", False),
         ("fact_grade", "graded_at", False),
+        ("fact_grade_change", "changed_at", False),
         ("fact_submission", "submitted_at", False),
         ("dim_resource", "added_at", True),
         ("dim_user", "created_at", True),
@@ -40,20 +41,21 @@ def test_rows_from_the_moment_on_are_removed(spark: SparkSession, table: str, co
 
 
 def test_later_values_of_an_enrolment_are_blanked(spark: SparkSession) -> None:
-    columns = "userid int, enrolled_at timestamp, unenrolled_at timestamp, completed_at timestamp"
+    moments = ("enrolled_at", "unenrolled_at", "completed_at", "suspended_at")
+    columns = "userid int, " + ", ".join(f"{name} timestamp" for name in moments)
     rows = [
-        (1, day(1), day(5), None),
-        (2, day(1), day(10), day(10)),
-        (3, day(1), None, day(9)),
-        (4, day(10), None, None),
+        (1, day(1), day(5), None, None),
+        (2, day(1), day(10), day(10), day(10)),
+        (3, day(1), None, day(9), day(9)),
+        (4, day(10), None, None, None),
     ]
     kept = (
         point_in_time.cut(spark.createDataFrame(rows, columns), "fact_enrolment", day(10)).orderBy("userid").collect()
     )
     assert [tuple(row) for row in kept] == [
-        (1, naive(1), naive(5), None),
-        (2, naive(1), None, None),
-        (3, naive(1), None, naive(9)),
+        (1, naive(1), naive(5), None, None),
+        (2, naive(1), None, None, None),
+        (3, naive(1), None, naive(9), naive(9)),
     ]
 
 

@@ -13,6 +13,7 @@ from moodle_lakehouse.errors import ConfigError
 from moodle_lakehouse.lake import table_names, writers
 from moodle_lakehouse.reporting import report
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 RISK = (
     "run_id string, as_of timestamp, scored_at timestamp, user_key string, courseid bigint, week int,"
@@ -63,6 +64,20 @@ def test_text_holds_the_ten_most_at_risk(scored: SparkSession, settings: Config)
     assert "Of 4 courses given again in a later term 4 stayed what they were." in text
     words = " ".join(text.replace("1. ", "").split())
     assert " ".join(REASON.split()[:8]) in words, "reasons are wrapped between words"
+
+
+@pytest.mark.parametrize("name", ["C04-2025A [/old]", "[chem] C04-2025A", "[bold]x[/bold] :smile:"])
+def test_names_are_text(scored: SparkSession, settings: Config, name: str) -> None:
+    """Case I: a course's name is printed as it is, whatever rich's markup would make of it."""
+    courses = scored.table(table_names.DIM_COURSE)
+    renamed = courses.withColumn("shortname", F.when(F.col("courseid") == 30, name).otherwise(F.col("shortname")))
+    changed = renamed.localCheckpoint()
+    before = courses.localCheckpoint()
+    try:
+        writers.replace(changed, table_names.DIM_COURSE, run_id="test")
+        assert name in report.render(scored, settings, AS_OF)
+    finally:
+        writers.replace(before, table_names.DIM_COURSE, run_id="test")
 
 
 def test_moves_between_terms_begin_with_the_most_frequent() -> None:

@@ -33,9 +33,12 @@ connection = pymysql.connect(
     password=Path(moodle["password_file"]).read_text().rstrip("\n"),
 )
 different, compared = {}, 0
+not_copied = {moodle["prefix"] + "config"}  # of which ingest reads what tells one site from another
 with connection, connection.cursor() as cursor:
     cursor.execute("SHOW FULL TABLES WHERE Table_type = 'BASE TABLE'")
-    for name in [row[0] for row in cursor.fetchall() if row[0].startswith(moodle["prefix"])]:
+    for name in [
+        row[0] for row in cursor.fetchall() if row[0].startswith(moodle["prefix"]) and row[0] not in not_copied
+    ]:
         cursor.execute(f"SELECT COUNT(*) FROM `{name}`")
         source = cursor.fetchone()[0]
         try:

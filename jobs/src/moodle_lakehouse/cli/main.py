@@ -52,14 +52,15 @@ format_option = click.option(
 
 
 @cli.command()
-def ingest() -> None:
+@click.option("--same-site", is_flag=True, help="The site's identity has changed: record the new one.")
+def ingest(same_site: bool) -> None:
     """Copy Moodle's tables into lakehouse.raw."""
     settings = config.load()
     from moodle_lakehouse.ingest import job
 
     site = job.inspect(settings)  # a wrong password fails before Spark starts
     with _session("ingest", settings) as spark:
-        render.ingest(job.run(spark, settings, site))
+        render.ingest(job.run(spark, settings, site, same_site=same_site))
 
 
 @cli.command()
@@ -71,10 +72,11 @@ def verify(names: tuple[str, ...], output: str) -> None:
     from moodle_lakehouse.ingest import job as reader
     from moodle_lakehouse.ingest import verify as job
 
-    plans = job.chosen(reader.inspect(settings), names)
+    site = reader.inspect(settings)
+    job.chosen(site, names)  # an unknown name fails before Spark starts
     with _session("verify", settings) as spark:
         try:
-            render.verify(job.run(spark, settings, plans), output)
+            render.verify(job.run(spark, settings, site, names), output)
         except job.DifferentError as error:
             render.verify(error.result, output)
             raise
@@ -124,6 +126,17 @@ _as_of_command("features", "Write one row per enrolment and week to lakehouse.fe
 _as_of_command("cluster", "Cluster courses by the use of their resources.")
 _as_of_command("train", "Train the dropout model and register it in MLflow.")
 _as_of_command("score", "Score the students of running courses.")
+
+
+@cli.command()
+@click.option("--version", type=click.IntRange(min=1), metavar="N", help="This one, whatever it was measured at.")
+def promote(version: int | None) -> None:
+    """Make the latest model champion where its training says it is better, as train does in the end; or a given one."""
+    settings = config.load()
+    from moodle_lakehouse.dropout import promotion
+    from moodle_lakehouse.dropout.registry import Registry
+
+    promotion.promote(Registry(settings.mlflow), None if version is None else str(version))
 
 
 @cli.command()

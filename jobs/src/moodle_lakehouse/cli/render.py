@@ -25,9 +25,10 @@ RANGES_SHOWN = 20  # of one table
 
 
 def _console() -> Any:
+    """Return a console that prints text as it is: names in Moodle may hold what rich would take for its markup."""
     from rich.console import Console
 
-    return Console(width=WIDTH, file=sys.stdout, highlight=False)
+    return Console(width=WIDTH, file=sys.stdout, highlight=False, emoji=False, markup=False)
 
 
 def _table(title: str, *columns: str, left: Sequence[str] = ("note",)) -> Any:
@@ -39,6 +40,12 @@ def _table(title: str, *columns: str, left: Sequence[str] = ("note",)) -> Any:
     for column in columns[1:]:
         table.add_column(column, justify="left" if column in left else "right")
     return table
+
+
+def _first(names: Sequence[str], shown: int = 8) -> str:
+    """Join the first names and say how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def ingest(result: IngestResult) -> None:
@@ -62,9 +69,10 @@ def ingest(result: IngestResult) -> None:
         console.print(f"Unchanged: {len(result.tables) - len(shown)} tables")
     if result.missing:
         console.print(f"Not in this Moodle: {', '.join(result.missing)}")
+    if result.missing_columns:
+        console.print(f"Columns not in this Moodle: {_first(result.missing_columns)}")
     if result.unlisted:
-        more = "" if len(result.unlisted) <= 8 else f" and {len(result.unlisted) - 8} more"
-        console.print(f"Not in the catalogue, left out: {', '.join(result.unlisted[:8])}{more}")
+        console.print(f"Not in the catalogue, left out: {_first(result.unlisted)}")
 
 
 def verify(result: VerifyResult, output: str) -> None:

@@ -65,6 +65,7 @@ def course_profiles(
         ).alias("weeks"),
     )
     begun = F.broadcast(begun)
+    enrolments = activity.of_this_run(enrolments, courses)
     students = (
         enrolments.join(begun.select("courseid"), "courseid", "inner")
         .groupBy("courseid")
@@ -91,6 +92,7 @@ def _student_use(events: DataFrame, enrolments: DataFrame, begun: DataFrame) -> 
     acts = (
         activity.by_students(events)
         .join(begun, "courseid", "inner")
+        .where(at >= activity.run_begins(F.col("start")))
         .select(
             "user_key",
             "courseid",

@@ -26,6 +26,7 @@ from moodle_lakehouse.clustering.course_profiles import (
     course_profiles,
 )
 from moodle_lakehouse.config import Config
+from moodle_lakehouse.curated.courses import COURSE_CODE
 from moodle_lakehouse.errors import LakehouseError
 from moodle_lakehouse.lake import input_fingerprint, job_runs, point_in_time, table_names, tables, writers
 
@@ -40,7 +41,7 @@ SOURCE_TABLES = (table_names.DIM_COURSE, table_names.FACT_ENROLMENT, table_names
 def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
     """Append the clusters of the courses that have begun by as_of to marts.course_cluster."""
     moment = point_in_time.utc(as_of) if as_of else dt.datetime.now(dt.UTC)
-    code = config.analytics.course_code or matching.COURSE_CODE
+    code = config.analytics.course_code or COURSE_CODE
     inputs = input_fingerprint.stamp(
         input_fingerprint.rows(spark, SOURCE_TABLES), input_fingerprint.moment(moment), code
     )

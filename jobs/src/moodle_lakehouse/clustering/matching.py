@@ -14,14 +14,11 @@ from scipy.optimize import linear_sum_assignment
 
 from moodle_lakehouse.clustering.course_profiles import CONTENTS, SHARES
 from moodle_lakehouse.curated import activity
+from moodle_lakehouse.curated import courses as curated_courses
 from moodle_lakehouse.lake import point_in_time, tables
 
 # Clusters of two runs are one kind of course when their mean shares are at most this far apart.
 MAX_DISTANCE = 0.2
-
-# What stays the same in the short name of a course that is given again: what stands before the year and the season's
-# name, as in C01-2024A and BIO 1 WiSe 2024/25.
-COURSE_CODE = r"^(.+?)[\s._/-]+\(?(?:[A-Za-z]{1,8}[\s._/-]?)?(?:19|20)\d\d"
 
 
 def keep_names(clustered: DataFrame, earlier: DataFrame | None) -> DataFrame:
@@ -75,7 +72,6 @@ def add_previous_term(clustered: DataFrame, courses: DataFrame, pattern: str) ->
     code: what the pattern's group finds in the short name, null where it finds nothing; previous_courseid and
     previous_cluster: of the latest course with this code that began more than TERM_DAYS earlier.
     """
-    code = F.regexp_extract("shortname", pattern, 1)
     start = F.unix_timestamp("start_at")
     last = (
         Window.partitionBy("code")
@@ -85,7 +81,7 @@ def add_previous_term(clustered: DataFrame, courses: DataFrame, pattern: str) ->
     previous = F.max(F.struct("start", "courseid", "cluster")).over(last)
     return (
         clustered.join(F.broadcast(courses.select("courseid", start.alias("start"))), "courseid", "left")
-        .withColumn("code", F.when(code != "", code))
+        .withColumn("code", curated_courses.code("shortname", pattern))
         .withColumn("previous", F.when(F.col("code").isNotNull(), previous))
         .withColumns({"previous_courseid": F.col("previous.courseid"), "previous_cluster": F.col("previous.cluster")})
         .drop("start", "previous")

@@ -5,16 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from moodle_lakehouse.curated.raw_tables import DUE_COLUMNS, MODULE_COLUMNS, RawTables, shaped, to_timestamp
 
 SITE_COURSE = 1
+
+# What stays the same in the short name of a course that is given again: what stands before the year and the season's
+# name, as in C01-2024A and BIO 1 WiSe 2024/25.
+COURSE_CODE = r"^(.+?)[\s._/-]+\(?(?:[A-Za-z]{1,8}[\s._/-]?)?(?:19|20)\d\d"
+
 MODULE_CREATED = r"\core\event\course_module_created"
 MODULE_UPDATED = r"\core\event\course_module_updated"
 MODULE_DELETED = r"\core\event\course_module_deleted"
 LIFECYCLE_EVENTS = (MODULE_CREATED, MODULE_UPDATED, MODULE_DELETED)
+
+
+def code(shortname: str, pattern: str) -> Column:
+    """Return what the pattern's group finds in the column shortname; null where it finds nothing."""
+    found = F.regexp_extract(shortname, pattern, 1)
+    return F.when(found != "", found)
 
 
 def dim_course(course: DataFrame) -> DataFrame:
@@ -34,10 +45,27 @@ def dim_course(course: DataFrame) -> DataFrame:
     )
 
 
+def duplicates(course_modules: DataFrame) -> DataFrame:
+    """Return the course modules whose activity another one stands for, with that one's id, first. Grain: course module.
+
+    Moodle has one for each activity; a failed restore or duplication leaves a second, with which every grade and
+    submission would count twice. The oldest that is not being deleted stands for the activity.
+    """
+    of_activity = Window.partitionBy("module", "instance")
+    oldest = of_activity.orderBy(F.coalesce("deletioninprogress", F.lit(0)), "id")
+    return (
+        course_modules.where("instance > 0")
+        .withColumn("first", F.first("id").over(oldest))
+        .where(F.col("id") != F.col("first"))
+    )
+
+
 def dim_resource(
     modules: DataFrame, course_modules: DataFrame, sections: DataFrame, instances: DataFrame, lifecycle: DataFrame
 ) -> DataFrame:
     """Return resources and activities. Grain: course module, those included that only the log still knows.
+
+    Of several course modules of one activity there is the first only (duplicates()).
 
     cmid bigint; courseid bigint; modname string (quiz, assign, page, ...); instance bigint; name string;
     section int, its number in the course; added_at timestamp; due_at timestamp (assignments: due date,
@@ -48,7 +76,8 @@ def dim_resource(
     """
     deleted = _deleted(lifecycle)
     present = (
-        course_modules.select(
+        course_modules.join(duplicates(course_modules).select("id"), how="left_anti", on="id")
+        .select(
             F.col("id").alias("cmid"), F.col("course").alias("courseid"), "module", "instance",
             F.col("section").alias("sectionid"), "added", "visible", "deletioninprogress",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -21,11 +21,25 @@ CONTEXT_MODULE = 70
 ACTIVITY_ORIGINS = ("web", "ws")  # cli and restore are the machine's; null is history that a restore brought along
 
 
+def lifecycle(events: DataFrame, names: Sequence[str]) -> DataFrame:
+    """Return the log rows of some events that tell what became of enrolments, roles and resources here.
+
+    Rows without an origin are none: a course restore copied them, and what they tell of happened to others elsewhere.
+    """
+    return events.where(F.col("eventname").isin(*names) & F.col("origin").isNotNull() & (F.col("timecreated") > 0))
+
+
+def undated(events: DataFrame) -> DataFrame:
+    """Return the log rows without a moment: nobody can say before or after what they happened, so they are no facts."""
+    return events.where("timecreated is null or timecreated <= 0")
+
+
 def fact_event(events: DataFrame, users: DataFrame, resources: DataFrame, roles: DataFrame) -> DataFrame:
     """Return what people did. Grain: log row after hygiene.
 
     Left out: anonymous rows, people logged in as others (realuserid), nobody and guests (userid <= 1), and
-    what the machine did: origin cli or restore, and null, which is history that a course restore copied.
+    what the machine did: origin cli or restore, and null, which is history that a course restore copied; rows without
+    a moment (undated()).
     event_id bigint; occurred_at timestamp UTC; user_key string; courseid bigint (0 or 1: the site);
     cmid bigint and modname string (null outside of modules); component, eventname, action, target,
     crud string; edulevel int; role string: the person's in the course at that time, staff, student (who was
@@ -37,6 +51,7 @@ def fact_event(events: DataFrame, users: DataFrame, resources: DataFrame, roles:
         & F.col("realuserid").isNull()
         & (F.col("userid") > GUEST)
         & F.col("origin").isin(*ACTIVITY_ORIGINS)
+        & (F.col("timecreated") > 0)
     ).withColumn("cmid", F.when(F.col("contextlevel") == CONTEXT_MODULE, F.col("contextinstanceid")))
 
     def was(role: str) -> Column:

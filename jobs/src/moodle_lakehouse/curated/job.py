@@ -9,6 +9,7 @@ Facts hold known users only: people who were erased from `user` vanish from ever
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -32,8 +33,8 @@ from moodle_lakehouse.curated import (
     user_keys,
     users,
 )
-from moodle_lakehouse.errors import LakehouseError
-from moodle_lakehouse.lake import contracts, input_fingerprint, job_runs, table_names, tables, writers
+from moodle_lakehouse.errors import LakehouseError, bullet_list
+from moodle_lakehouse.lake import contracts, input_fingerprint, job_runs, snapshots, table_names, tables, writers
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,10 @@ def run(spark: SparkSession, config: Config) -> dict[str, int]:
         module_names = [row["name"] for row in raw["modules"].collect()]
         read = {*contracts.RAW_COLUMNS, *module_names, *([attributes.table] if attributes else [])}
         inputs = input_fingerprint.rows(spark, [table_names.raw(name) for name in read if name in raw])
-        made_of = input_fingerprint.stamp(inputs, attributes, config.analytics.profile_fields, _key_digest(config))
+        analytics = config.analytics
+        made_of = input_fingerprint.stamp(
+            inputs, attributes, analytics.profile_fields, analytics.student_roles, _key_digest(config)
+        )
         if input_fingerprint.is_current(spark, table_names.CURATED, made_of):
             log.info("curate: nothing new")
         else:
@@ -111,24 +115,27 @@ def _write_all(
 ) -> None:
     """Write every curated table."""
     # Few rows, but of every file of the log: brought together, or each use would be as many tasks as there are files.
-    lifecycle = keep(raw[LOG].where(F.col("eventname").isin(*LIFECYCLE_EVENTS)).hint("rebalance"))
+    lifecycle = keep(events.lifecycle(raw[LOG], LIFECYCLE_EVENTS).hint("rebalance"))
     known_users = keep(users.known(raw["user"], pseudonyms))
     dim_course = keep(courses.dim_course(raw["course"]))
     instances = courses.module_instances(spark, raw, module_names)
     dim_resource = keep(
         courses.dim_resource(raw["modules"], raw["course_modules"], raw["course_sections"], instances, lifecycle)
     )
+    student_roles = config.analytics.student_roles
+    roles.check_student_roles(raw["role"], student_roles)
     archetypes = roles.course_archetypes(raw["context"], raw["role"], raw["role_assignments"], lifecycle)
-    joined = incremental.Joined(known_users, keep(roles.course_roles(archetypes)), dim_resource)
+    _report_roles(roles.unplaced(archetypes, student_roles))
+    joined = incremental.Joined(known_users, keep(roles.course_roles(archetypes, student_roles)), dim_resource)
     outputs = {
-        **_made_of_enrolments(raw, lifecycle, dim_course, joined, keep),
+        **_made_of_enrolments(spark, raw, lifecycle, dim_course, joined, keep),
         table_names.DIM_USER: users.dim_user(known_users),
         table_names.DIM_COURSE: dim_course,
         table_names.DIM_RESOURCE: dim_resource,
         **_attributes(spark, config, raw, joined.user_keys),
     }
     assert {table_names.FACT_EVENT, *outputs} == set(table_names.CURATED)
-    rules = input_fingerprint.stamp({}, _key_digest(config))
+    rules = input_fingerprint.stamp({}, _key_digest(config), student_roles)
     with ThreadPoolExecutor(max_workers=3, thread_name_prefix="curate") as pool:
         tasks = [pool.submit(events.write, raw[LOG], log_snapshot, joined, rules=rules, summary=summary)]
         tasks += [
@@ -139,7 +146,19 @@ def _write_all(
             task.result()
 
 
+def _report_roles(unplaced: Mapping[str, int]) -> None:
+    """Say which roles of people in courses are neither students' nor staff's."""
+    if unplaced:
+        found = [f"{name} ({people:,} people)" for name, people in unplaced.items()]
+        log.warning(
+            "Roles that are neither students' nor staff's, so whoever has no other is no student and on no list"
+            " (lakehouse_student_roles says which roles are students'):\n%s",
+            bullet_list(found),
+        )
+
+
 def _made_of_enrolments(
+    spark: SparkSession,
     raw: raw_tables.RawTables,
     lifecycle: DataFrame,
     dim_course: DataFrame,
@@ -153,22 +172,45 @@ def _made_of_enrolments(
             enrolments.logged(lifecycle),
             raw["course_completions"],
             joined.roles,
-            joined.user_keys,
+            joined.users,
             dim_course,
         )
     )
+    own_due_dates = keep(
+        assessments.own_due_dates(
+            raw["assign"], raw["assign_overrides"], raw["assign_user_flags"], raw["quiz"], raw["quiz_overrides"],
+            raw["groups_members"],
+        )
+    )  # fmt: skip
+    history = raw["grade_grades_history"]
+    teams = assessments.teams(raw["assign"], raw["groups"], raw["groupings_groups"], raw["groups_members"], students)
+    items = keep(assessments.weighted_items(raw["grade_items"], raw["grade_categories"]))
+    of_items = (raw["grade_grades"], history, items, joined.resources, students)
     return {
-        table_names.FACT_ENROLMENT: enrolments.fact_enrolment(students),
-        table_names.FACT_GRADE: assessments.fact_grade(
-            raw["grade_grades"], raw["grade_grades_history"], raw["grade_items"], joined.resources, students
+        table_names.FACT_ENROLMENT: _fact_enrolment(spark, students),
+        table_names.FACT_GRADE: assessments.fact_grade(*of_items),
+        table_names.FACT_GRADE_CHANGE: assessments.fact_grade_change(*of_items),
+        table_names.FACT_COURSE_GRADE: assessments.fact_course_grade(
+            raw["grade_grades"], history, raw["grade_items"], students
         ),
         table_names.FACT_SUBMISSION: assessments.fact_submission(
-            assessments.assignments(raw["assign_submission"], raw["assign"], raw["groups_members"]),
+            assessments.assignments(raw["assign_submission"], raw["assign"], teams),
             assessments.attempts(raw["quiz_attempts"], raw["quiz"]),
+            own_due_dates,
             joined.resources,
             students,
         ),
+        table_names.DUE_DATE_EXCEPTION: assessments.due_date_exception(own_due_dates, joined.resources, students),
     }
+
+
+def _fact_enrolment(spark: SparkSession, students: DataFrame) -> DataFrame:
+    """Return fact_enrolment, with the table until now as the memory of when a suspension was first seen."""
+    newest = snapshots.newest_rows(tables.load(spark, table_names.FACT_ENROLMENT))
+    held = None if newest is None else tables.read_at(spark, table_names.FACT_ENROLMENT, int(newest.snapshotId()))
+    earlier = raw_tables.shaped(spark, held, contracts.ddl(table_names.FACT_ENROLMENT))
+    read = None if newest is None else dt.datetime.fromtimestamp(newest.timestampMillis() / 1000, dt.UTC)
+    return enrolments.fact_enrolment(students, earlier, read, dt.datetime.now(dt.UTC))
 
 
 def _attributes(

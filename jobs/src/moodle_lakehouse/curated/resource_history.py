@@ -18,9 +18,19 @@ from pyspark.sql import functions as F
 from moodle_lakehouse.curated import raw_tables, resource_states
 from moodle_lakehouse.curated import roles as course_roles
 from moodle_lakehouse.curated.courses import MODULE_CREATED, MODULE_DELETED, MODULE_UPDATED
+from moodle_lakehouse.curated.events import lifecycle
 from moodle_lakehouse.curated.resource_states import SNAPSHOTS, Moment, Versions
 from moodle_lakehouse.errors import LakehouseError
-from moodle_lakehouse.lake import contracts, input_fingerprint, job_runs, snapshots, table_names, tables, writers
+from moodle_lakehouse.lake import (
+    contracts,
+    input_fingerprint,
+    job_runs,
+    point_in_time,
+    snapshots,
+    table_names,
+    tables,
+    writers,
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -220,25 +230,40 @@ def _write(
     seen = kept.unionByName(changes)
     compared = seen.select("cmid", "change").unionByName(known.where(~is_open & of_snapshots).select("cmid", "change"))
     rows = _explained(seen, events).unionByName(_only_logged(events, compared, new_state.begins))
-    rows = _with_views(_with_roles(rows, raw), tables.read(spark, table_names.FACT_EVENT)).select(*COLUMNS)
+    # All of it comes of snapshots: what a lost worker held is computed again, and is the same.
+    by_role = _with_roles(rows, raw).persist()
+    try:
+        rows = _with_views(by_role, tables.read(spark, table_names.FACT_EVENT)).select(*COLUMNS)
+        return _merge(spark, rows, old if table is not None else None, state, new_state)
+    finally:
+        by_role.unpersist()
+
+
+def _merge(
+    spark: SparkSession, rows: DataFrame, old: DataFrame | None, state: HistoryState | None, new_state: HistoryState
+) -> dict[str, int]:
+    """Bring the mart's open rows (old; None: there is no mart yet) to what they are now, in one commit."""
     summary = new_state.summary()
-    if table is None:
+    if old is None:
         writers.append(rows, table_names.RESOURCE_HISTORY, run_id=job_runs.run_id(), summary=summary)
         return {"new": tables.row_count(spark, table_names.RESOURCE_HISTORY), "known_better": 0}
-    different = _operations(old, rows).localCheckpoint()
-    counts = {row[0]: row["count"] for row in different.groupBy(writers.OPERATION).count().collect()}
-    if counts:
-        writers.merge(
-            different,
-            table_names.RESOURCE_HISTORY,
-            key=["change_id"],
-            bounds=None,
-            run_id=job_runs.run_id(),
-            summary=summary,
-        )
-    elif new_state != state:
-        nothing = tables.local_rows(spark, [], table.schema)
-        writers.append(nothing, table_names.RESOURCE_HISTORY, run_id=job_runs.run_id(), summary=summary)
+    different = _operations(old, rows).persist()
+    try:
+        counts = {row[0]: row["count"] for row in different.groupBy(writers.OPERATION).count().collect()}
+        if counts:
+            writers.merge(
+                different,
+                table_names.RESOURCE_HISTORY,
+                key=["change_id"],
+                bounds=None,
+                run_id=job_runs.run_id(),
+                summary=summary,
+            )
+        elif new_state != state:
+            nothing = tables.local_rows(spark, [], old.schema)
+            writers.append(nothing, table_names.RESOURCE_HISTORY, run_id=job_runs.run_id(), summary=summary)
+    finally:
+        different.unpersist()
     return {"new": counts.get(writers.INSERT, 0), "known_better": counts.get(writers.UPDATE, 0)}
 
 
@@ -248,9 +273,7 @@ def _events(raw: raw_tables.RawTables, since: int | None) -> DataFrame:
     since: ms since 1970; None: all. Grain: log row. id, cmid, courseid, userid, timecreated bigint; kind (added, removed,
     updated), modname, name, name_before string. Source: logstore_standard_log.
     """
-    events = raw.select("logstore_standard_log", _EVENTS).where(
-        F.col("eventname").isin(MODULE_CREATED, MODULE_UPDATED, MODULE_DELETED) & F.col("origin").isNotNull()
-    )  # an event without origin was brought by a restore, and happened to another resource
+    events = lifecycle(raw.select("logstore_standard_log", _EVENTS), (MODULE_CREATED, MODULE_UPDATED, MODULE_DELETED))
     if since is not None:
         events = events.where(F.col("timecreated") >= since // 1000)
     in_order = Window.partitionBy("cmid").orderBy("timecreated", "id")
@@ -318,10 +341,8 @@ def _only_logged(events: DataFrame, of_snapshots: DataFrame, begins: int) -> Dat
 
 def _with_roles(rows: DataFrame, raw: raw_tables.RawTables) -> DataFrame:
     """Add who did it, by the role in the course: by_role in place of userid."""
-    given = raw["logstore_standard_log"].where(
-        F.col("eventname").isin(course_roles.ROLE_ASSIGNED, course_roles.ROLE_UNASSIGNED)
-        & F.col("relateduserid").isNotNull()
-    )
+    given = lifecycle(raw["logstore_standard_log"], course_roles.LIFECYCLE_EVENTS)
+    given = given.where(F.col("relateduserid").isNotNull())
     archetypes = course_roles.course_archetypes(raw["context"], raw["role"], raw["role_assignments"], given)
     rank = F.coalesce(*[F.when(F.col("archetype") == a, place) for place, a in enumerate(ARCHETYPES)])
     best = (
@@ -344,10 +365,12 @@ def _with_views(rows: DataFrame, events: DataFrame | None) -> DataFrame:
         return rows.withColumn("views_before", unknown).withColumn("views_after", unknown)
     away = F.unix_timestamp("occurred_at") - F.unix_timestamp("changed_at")
     span = VIEW_DAYS * 86_400
+    found = rows.agg(F.min("changed_at").alias("first"), F.max("changed_at").alias("last")).first()
     counted = (
-        events.where((F.col("action") == "viewed") & (F.col("role") != course_roles.STAFF) & F.col("cmid").isNotNull())
+        _between(events, *(found or (None, None)))
+        .where((F.col("action") == "viewed") & (F.col("role") != course_roles.STAFF) & F.col("cmid").isNotNull())
         .select("cmid", "occurred_at")
-        .join(F.broadcast(rows.select("change_id", "cmid", "changed_at")), how="inner", on="cmid")
+        .join(rows.select("change_id", "cmid", "changed_at"), how="inner", on="cmid")
         .withColumn("away", away)
         .where((F.col("away") >= -span) & (F.col("away") < span))
         .groupBy("change_id")
@@ -357,6 +380,15 @@ def _with_views(rows: DataFrame, events: DataFrame | None) -> DataFrame:
         )
     )
     return rows.join(counted, how="left", on="change_id").fillna(0, ["views_before", "views_after"])
+
+
+def _between(events: DataFrame, first: dt.datetime | None, last: dt.datetime | None) -> DataFrame:
+    """Return the events that count for changes from first to last (None: there are none): no other month is read."""
+    if first is None or last is None:
+        return events.limit(0)
+    days = dt.timedelta(days=VIEW_DAYS)
+    ends = point_in_time.literal(first - days), point_in_time.literal(last + days)
+    return events.where(F.col("occurred_at").between(*ends))
 
 
 def _operations(old: DataFrame, rows: DataFrame) -> DataFrame:

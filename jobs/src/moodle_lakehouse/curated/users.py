@@ -18,14 +18,19 @@ GUEST = 1
 def known(user: DataFrame, user_keys: DataFrame) -> DataFrame:
     """Return users with id and pseudonym, for curate's own joins. Grain: user, deleted ones included (Moodle keeps their row).
 
-    userid bigint; user_key string, 16 hex digits; is_deleted boolean; created_at timestamp UTC.
-    Source: user, identity.user_key.
+    userid bigint; user_key string, 16 hex digits; is_deleted boolean; created_at timestamp UTC; is_closed boolean, the
+    account is suspended or deleted; closed bigint, seconds since 1970: when the account was last changed, if it is closed
+    and was changed since it was made. Source: user, identity.user_key.
     """
+    is_deleted = F.coalesce("deleted", F.lit(0)) == 1
+    is_closed = is_deleted | (F.coalesce("suspended", F.lit(0)) == 1)
     return user.join(user_keys, how="inner", on=F.col("id") == F.col("userid")).select(
         "userid",
         "user_key",
-        (F.coalesce("deleted", F.lit(0)) == 1).alias("is_deleted"),
+        is_deleted.alias("is_deleted"),
         to_timestamp("timecreated").alias("created_at"),
+        is_closed.alias("is_closed"),
+        F.when(is_closed & (F.col("timemodified") > F.col("timecreated")), F.col("timemodified")).alias("closed"),
     )
 
 
@@ -35,7 +40,7 @@ def dim_user(known: DataFrame) -> DataFrame:
 
 
 def user_attribute(data: DataFrame, fields: DataFrame, users: DataFrame, wanted: Sequence[str]) -> DataFrame:
-    """Return configured profile fields. Grain: user and field that has a value.
+    """Return configured profile fields. Grain: user and field that has a value; of several the greatest.
 
     user_key string, field string (its short name), value string.
     Source: user_info_data, user_info_field.
@@ -45,7 +50,8 @@ def user_attribute(data: DataFrame, fields: DataFrame, users: DataFrame, wanted:
         data.where("data is not null and data != ''")
         .join(F.broadcast(chosen.select(F.col("id").alias("fieldid"), "shortname")), how="inner", on="fieldid")
         .join(F.broadcast(users), how="inner", on="userid")
-        .select("user_key", F.col("shortname").alias("field"), F.col("data").alias("value"))
+        .groupBy("user_key", F.col("shortname").alias("field"))
+        .agg(F.max("data").alias("value"))
     )
 
 
@@ -54,6 +60,7 @@ def enrolment_attribute(
 ) -> DataFrame:
     """Return what a plugin keeps per enrolment of a known user. Grain: user, course and attribute that has a value.
 
+    Of several values the greatest counts.
     user_key string, courseid bigint, attribute string (the plugin's column), value double.
     Source: the table and columns of analytics.enrolment_attributes.
     """
@@ -75,6 +82,7 @@ def enrolment_attribute(
     stacked = (
         plugin.join(F.broadcast(users), how="inner", on="userid")
         .select("user_key", "courseid", attributes.alias("one"))
-        .select("user_key", "courseid", "one.*")
+        .groupBy("user_key", "courseid", F.col("one.attribute").alias("attribute"))
+        .agg(F.max("one.value").alias("value"))
     )
     return shaped(spark, stacked.where("value is not null"), shape)

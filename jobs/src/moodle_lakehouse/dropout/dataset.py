@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +14,7 @@ from pyspark.sql import functions as F
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.curated import activity
 from moodle_lakehouse.dropout import features, labels
+from moodle_lakehouse.dropout.labels import Course
 from moodle_lakehouse.errors import LakehouseError, bullet_list
 from moodle_lakehouse.lake import point_in_time
 
@@ -24,40 +27,28 @@ MIN_OF_EACH_OUTCOME = 20
 
 KEYS = ("user_key", "courseid", "week")
 
+log = logging.getLogger(__name__)
+
 
 class TooLittleDataError(LakehouseError):
     """A model is refused; the message says what is missing."""
 
 
 @dataclass(frozen=True)
-class Course:
-    """A finished course as training sees it."""
-
-    courseid: int
-    shortname: str
-    start_at: dt.datetime
-    students: int
-    positives: int
-
-
-@dataclass(frozen=True)
 class Holdout:
-    """Which courses a model is calibrated and measured on, kept from the trees behind its margins.
+    """Which courses are held out in turn, each fold predicted by models of all the other courses.
 
-    latest_term: whether they are the latest term; else every course is held out in turn. Each fold is predicted by
-    trees of all the other courses.
+    latest_term: whether folds are terms, the latest last, which alone measures the model; else they are courses, which
+    all do.
     """
 
     latest_term: bool
     folds: Sequence[Sequence[Course]]
 
-
-def finished_courses(found: labels.Finished) -> list[Course]:
-    """Collect the finished courses."""
-    rows = (
-        found.courses.orderBy("courseid").select("courseid", "shortname", "start_at", "students", "positives").collect()
-    )
-    return [Course(*row) for row in rows]
+    @property
+    def measured(self) -> Sequence[Sequence[Course]]:
+        """The folds that measure the model: their models know nothing that came later."""
+        return self.folds[-1:] if self.latest_term else self.folds
 
 
 def terms(courses: Sequence[Course]) -> list[list[Course]]:
@@ -71,8 +62,8 @@ def terms(courses: Sequence[Course]) -> list[list[Course]]:
     return found
 
 
-def check_enough(courses: Sequence[Course], without_label: Sequence[str], label: str, when: str) -> None:
-    """Refuse to learn from too little, saying what is missing."""
+def check_enough(courses: Sequence[Course], left_out: Mapping[str, Sequence[str]], label: str, when: str) -> None:
+    """Refuse to learn from too little, saying what is missing and which courses were left out for what (reason -> names)."""
     students, positives = sum(c.students for c in courses), sum(c.positives for c in courses)
     missing = []
     if len(courses) < MIN_COURSES:
@@ -86,14 +77,28 @@ def check_enough(courses: Sequence[Course], without_label: Sequence[str], label:
         )
     if not missing:
         return
-    if without_label:
-        shown = ", ".join(without_label[:5]) + (f" and {len(without_label) - 5} more" if len(without_label) > 5 else "")
-        missing.append(f"over, but with the same outcome for everybody (is completion tracked?): {shown}")
+    missing += describe_left_out(left_out)
     raise TooLittleDataError(
         "Too little data to learn from:\n" + bullet_list(missing),
         where="the courses' end dates and completions",
-        remedy="set end dates in Moodle, track completion, or wait for courses to end; the rest of the lake works without a model",
+        remedy="set end dates in Moodle, track completion or grade, or wait for courses to end (docs/analytics.md, Labels);"
+        " until then score lists students by rules",
     )
+
+
+def describe_left_out(left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    """Say which courses teach nothing and why, a line a reason."""
+    lines = []
+    for reason, names in left_out.items():
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        lines.append(f"left out ({reason}): {shown}")
+    return lines
+
+
+def describe_outcomes(courses: Sequence[Course]) -> str:
+    """Say by which outcome the courses are labelled, in a line."""
+    counts = Counter(course.outcome for course in courses)
+    return ", ".join(f"{counts[name]:,} by {words}" for name, words in labels.OUTCOMES.items() if counts[name])
 
 
 def teaching_weeks() -> Column:
@@ -112,11 +117,13 @@ def in_courses(courses: Sequence[Course]) -> Column:
 
 
 def holdout(courses: Sequence[Course]) -> Holdout:
-    """Hold out the latest term where the earlier ones can teach a model, else the courses in folds."""
+    """Hold out the latest terms, one at a time, where the earlier ones can teach a model, else the courses in folds."""
     *earlier, latest = terms(courses)
-    if sum(course.students for term in earlier for course in term) >= MIN_ENROLMENTS:
-        return Holdout(latest_term=True, folds=[latest])
-    return Holdout(latest_term=False, folds=folds(courses))
+    if sum(course.students for term in earlier for course in term) < MIN_ENROLMENTS:
+        return Holdout(latest_term=False, folds=folds(courses))
+    students = sum(course.students for course in courses)
+    others = [term for term in earlier if students - sum(course.students for course in term) >= MIN_ENROLMENTS]
+    return Holdout(latest_term=True, folds=[*others[1 - MAX_FOLDS :], latest])
 
 
 def folds(courses: Sequence[Course], count: int = MAX_FOLDS) -> list[list[Course]]:
@@ -148,54 +155,77 @@ def feature_names(columns: Sequence[str]) -> tuple[str, ...]:
     return (*own, *site)
 
 
+def model_columns(columns: Sequence[str]) -> list[str]:
+    """Return the columns of labelled rows that models and baselines are made of."""
+    wanted = [*KEYS, "enrolled", "label", "days_since_access", *feature_names(columns), *features.RUNS]
+    return list(dict.fromkeys(wanted))
+
+
 def training_rows(
     spark: SparkSession, config: Config, as_of: dt.datetime | None, snapshots: Mapping[str, int] | None = None
-) -> tuple[DataFrame, Sequence[Course]]:
+) -> tuple[DataFrame, labels.Finished]:
     """Return labelled rows of the courses over at as_of, in the weeks taught from; raises TooLittleDataError."""
     label = config.analytics.label
     src = features.sources(spark, config.analytics, as_of, snapshots)
-    found = labels.finished(src.enrolments, src.courses, as_of, label)
-    courses = finished_courses(found)
-    check_enough(courses, found.without_label, label, _when(as_of))
-    outcomes = labels.build(src.enrolments, found.courses, label)
+    found = labels.finished(src, as_of, config.analytics)
+    check_enough(found.courses, found.left_out, label, _when(as_of))
     known = features.read(spark, config, as_of, snapshots).where(
-        in_courses(courses) & F.col("enrolled") & teaching_weeks()
+        in_courses(found.courses) & F.col("enrolled") & teaching_weeks()
     )
-    rows = labelled(known, outcomes)
-    wanted = [*KEYS, "enrolled", "label", "days_since_access", *feature_names(rows.columns)]
-    return rows.select(*dict.fromkeys(wanted)), courses
+    rows = labelled(known, found.labels)
+    return rows.select(*model_columns(rows.columns)), found
 
 
 def refusal(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> TooLittleDataError | None:
     """Return why no model can be trained at as_of; None when one can."""
     src = features.sources(spark, config.analytics, as_of)
-    found = labels.finished(src.enrolments, src.courses, as_of, config.analytics.label)
+    found = labels.finished(src, as_of, config.analytics)
     try:
-        check_enough(finished_courses(found), found.without_label, config.analytics.label, _when(as_of))
+        check_enough(found.courses, found.left_out, config.analytics.label, _when(as_of))
     except TooLittleDataError as error:
         return error
     return None
+
+
+def too_long(src: features.Sources, moment: dt.datetime) -> list[str]:
+    """Return the short names of the running courses that have run for too long to have rows of features."""
+    now = F.unix_timestamp(point_in_time.literal(moment))
+    over = F.col("end_at").isNotNull() & (F.unix_timestamp("end_at") <= now)
+    running = src.courses.where(
+        ~over & (now - F.unix_timestamp("start_at") >= (activity.MAX_WEEKS + 1) * activity.WEEK)
+    )
+    with_students = src.enrolments.where("unenrolled_at is null").select("courseid").distinct()
+    found = running.join(F.broadcast(with_students), "courseid", "left_semi").orderBy("shortname")
+    return [row["shortname"] for row in found.select("shortname").collect()]
 
 
 def _when(as_of: dt.datetime | None) -> str:
     return f"over on {point_in_time.utc(as_of):%Y-%m-%d}" if as_of else "over by now"
 
 
-def current_rows(src: features.Sources, moment: dt.datetime, known: DataFrame) -> DataFrame:
+def current_rows(
+    src: features.Sources, moment: dt.datetime, known: DataFrame, *, hidden_courses: bool = True
+) -> DataFrame:
     """Return feature rows of the last complete week at the moment and of the week before, for running courses.
 
     Grain (user_key, courseid, week); is_current tells the two apart, at_risk says whether the enrolment is still
-    open: neither ended nor completed. The rest of the cohort stays, for it is what a student is compared with.
+    open: neither ended, suspended nor completed. A suspension that Moodle dates after the moment had not happened; one
+    whose date is not known counts, since nobody acts on a list for who is not enrolled now. The rest of the cohort
+    stays, for it is what a student is compared with. hidden_courses: also courses that are hidden from their students
+    now (analytics.score_hidden_courses).
     """
     now = point_in_time.literal(moment)
     running = src.courses.where((F.col("start_at") <= now) & (F.col("end_at").isNull() | (F.col("end_at") > now)))
+    if not hidden_courses:
+        running = running.where("visible")
     current = running.select(
         "courseid",
         F.floor((F.unix_timestamp(now) - F.unix_timestamp("start_at")) / activity.WEEK).cast("int").alias("current"),
     )
-    enrolments = src.enrolments.select(
-        "user_key", "courseid", (F.col("unenrolled_at").isNull() & F.col("completed_at").isNull()).alias("at_risk")
-    )
+    # src is cut at the moment: what came later is null.
+    is_later = F.col("suspended_at").isNull() & F.coalesce("suspension_is_exact", F.lit(False))
+    is_open = F.col("unenrolled_at").isNull() & F.col("completed_at").isNull() & (~F.col("is_suspended") | is_later)
+    enrolments = src.enrolments.select("user_key", "courseid", is_open.alias("at_risk"))
     return (
         known.join(F.broadcast(current), "courseid", "inner")
         .where("week in (current, current - 1)")

@@ -49,8 +49,8 @@ class EvaluationSpec:
 class CvFold:
     """Courses to predict and the courses that teach the model for it."""
 
-    test: Sequence[dataset.Course]
-    train: Sequence[dataset.Course]
+    test: Sequence[labels.Course]
+    train: Sequence[labels.Course]
     without_students: bool  # whether the test's students are kept out of the training
 
 
@@ -59,14 +59,13 @@ def run(spark: SparkSession, config: Config, question: EvaluationSpec) -> dict[s
 
     Each list holds the measures (see metrics) of every given week. The baselines are logistic_regression,
     days_since_last_access and training_base_rate. A student's earlier courses may be among those trained on; of a
-    course that is left out its students' other courses are left out, too. The calibration is learnt within training.
+    course that is left out its students' other courses are left out, too. What is tried and blended is learnt within training.
     """
-    known_until = data_end(spark)
+    known_until = data_end(spark, config.analytics.settling_days)
     src = features.sources(spark, config.analytics, known_until)
-    found = labels.finished(src.enrolments, src.courses, known_until, question.label)
-    courses = dataset.finished_courses(found)
-    outcomes = labels.build(src.enrolments, found.courses, question.label)
-    cv_folds, refused = _cv_folds(courses, found.without_label, outcomes, question)
+    found = labels.finished(src, known_until, config.analytics, question.label)
+    outcomes = found.labels
+    cv_folds, refused = _cv_folds(found, question)
     tested = [course for fold in cv_folds for course in fold.test]
     if question.group_by:
         of_tested = outcomes.where(dataset.in_courses(tested))
@@ -76,9 +75,8 @@ def run(spark: SparkSession, config: Config, question: EvaluationSpec) -> dict[s
         dataset.in_courses(tested) & F.col("week").isin(list(question.weeks))
     )
     rows = dataset.labelled(features.build(src, known_until).where(wanted), outcomes)
-    columns = [*dataset.KEYS, "enrolled", "label", "days_since_access", *dataset.feature_names(rows.columns)]
     # Of the many plans to come each would hold all of this one's: it is computed here and forgotten.
-    rows = rows.select(*dict.fromkeys(columns)).localCheckpoint()
+    rows = rows.select(*dataset.model_columns(rows.columns)).localCheckpoint()
     scored = _predicted(rows, cv_folds, question)
     document = _document(scored, question)
     document["protocol"] = _protocol(cv_folds, question, known_until)
@@ -89,15 +87,14 @@ def run(spark: SparkSession, config: Config, question: EvaluationSpec) -> dict[s
     return document
 
 
-def _cv_folds(
-    courses: Sequence[dataset.Course], without_label: Sequence[str], outcomes: DataFrame, question: EvaluationSpec
-) -> tuple[list[CvFold], list[dict[str, Any]]]:
+def _cv_folds(found: labels.Finished, question: EvaluationSpec) -> tuple[list[CvFold], list[dict[str, Any]]]:
     """The trainings to do, and the courses that are refused, each with its reason."""
+    courses, left_out = found.courses, found.left_out
     if question.split is not None:
         before, after = (point_in_time.utc(moment) for moment in question.split)
         train = [course for course in courses if point_in_time.utc(course.start_at) < before]
         test = [course for course in courses if point_in_time.utc(course.start_at) >= after]
-        dataset.check_enough(train, without_label, question.label, f"started before {before:%Y-%m-%d}")
+        dataset.check_enough(train, left_out, question.label, f"started before {before:%Y-%m-%d}")
         if not test:
             raise dataset.TooLittleDataError(
                 f"No finished course with an outcome started on {after:%Y-%m-%d} or later",
@@ -105,31 +102,31 @@ def _cv_folds(
                 remedy="choose an earlier date; courses count once they are over and their outcomes are known",
             )
         return [CvFold(test, train, without_students=False)], []
-    dataset.check_enough(courses, without_label, question.label, "over in these data")
+    dataset.check_enough(courses, left_out, question.label, "over in these data")
     cv_folds, refused, last = [], [], None
     for fold in dataset.folds(courses, MAX_FOLDS):
-        left_out = sorted(fold, key=_by_start)
-        rest = _without(courses, left_out, outcomes)
+        tested = sorted(fold, key=_by_start)
+        rest = _without(courses, tested, found.labels)
         try:
-            dataset.check_enough(rest, (), question.label, f"beside {left_out[0].shortname}, without its students")
+            dataset.check_enough(rest, {}, question.label, f"beside {tested[0].shortname}, without its students")
         except dataset.TooLittleDataError as refusal:
             last = refusal
             note = "refused: the other courses, without its students, hold too little to learn from"
-            refused += [{**_named(course), "weeks": [], "note": note} for course in left_out]
+            refused += [{**_named(course), "weeks": [], "note": note} for course in tested]
             continue
-        cv_folds.append(CvFold(left_out, rest, without_students=True))
+        cv_folds.append(CvFold(tested, rest, without_students=True))
     if last is not None and not cv_folds:
         raise last
     return sorted(cv_folds, key=lambda fold: _by_start(fold.test[0])), refused
 
 
-def _by_start(course: dataset.Course) -> tuple[dt.datetime, int]:
+def _by_start(course: labels.Course) -> tuple[dt.datetime, int]:
     return course.start_at, course.courseid
 
 
 def _without(
-    courses: Sequence[dataset.Course], left_out: Sequence[dataset.Course], outcomes: DataFrame
-) -> list[dataset.Course]:
+    courses: Sequence[labels.Course], left_out: Sequence[labels.Course], outcomes: DataFrame
+) -> list[labels.Course]:
     """The other courses, counted without the students of those left out."""
     counts = {
         row["courseid"]: (row["students"], int(row["positives"]))
@@ -145,7 +142,7 @@ def _without(
     ]
 
 
-def _others(rows: DataFrame, left_out: Sequence[dataset.Course]) -> DataFrame:
+def _others(rows: DataFrame, left_out: Sequence[labels.Course]) -> DataFrame:
     """The rows of other courses and other students than those of the courses left out."""
     inside = dataset.in_courses(left_out)
     return rows.where(~inside).join(rows.where(inside).select("user_key").distinct(), "user_key", "left_anti")
@@ -186,6 +183,7 @@ def _protocol(cv_folds: Sequence[CvFold], question: EvaluationSpec, known_until:
         "split": "by the courses' starts" if question.split else "leave one course out",
         "train": dataset.describe(cv_folds[0].train) if question.split else "each time the courses not tested",
         "test": dataset.describe([course for fold in cv_folds for course in fold.test]),
+        "outcomes": dataset.describe_outcomes([course for fold in cv_folds for course in fold.test]),
         "trainings": len(cv_folds),
         "known_until": known_until.isoformat(),
         "capacity": question.capacity,
@@ -193,23 +191,17 @@ def _protocol(cv_folds: Sequence[CvFold], question: EvaluationSpec, known_until:
     }
 
 
-def _named(course: dataset.Course) -> dict[str, Any]:
+def _named(course: labels.Course) -> dict[str, Any]:
     return {
         "courseid": course.courseid, "course": course.shortname, "start": f"{course.start_at:%Y-%m-%d}",
         "students": course.students,
     }  # fmt: skip
 
 
-def _by_course(scored: DataFrame, tested: Iterable[dataset.Course], question: EvaluationSpec) -> list[dict[str, Any]]:
-    counts = metrics.counted(scored, question.capacity, "courseid", "week")
-    return [
-        {
-            **_named(course),
-            "weeks": metrics.by_week(counts[counts["courseid"] == course.courseid], question.weeks),
-            "note": None,
-        }
-        for course in tested
-    ]
+def _by_course(scored: DataFrame, tested: Iterable[labels.Course], question: EvaluationSpec) -> list[dict[str, Any]]:
+    measured = metrics.per_course(scored, question.weeks, question.capacity)
+    nobody = metrics.nobody(question.weeks)
+    return [{**_named(course), "weeks": measured.get(course.courseid, nobody), "note": None} for course in tested]
 
 
 def _by_group(spark: SparkSession, scored: DataFrame, question: EvaluationSpec, field: str) -> dict[str, Any]:
@@ -218,10 +210,11 @@ def _by_group(spark: SparkSession, scored: DataFrame, question: EvaluationSpec, 
     return {"field": field, "weeks": weeks}
 
 
-def data_end(spark: SparkSession) -> dt.datetime:
-    """Return the moment a week after the last thing known, now at the latest: courses that end later are not over in these data.
+def data_end(spark: SparkSession, settling_days: int) -> dt.datetime:
+    """Return the moment until which these data are known: courses that end later, or have not settled then, teach nothing.
 
-    The week is for courses whose last days are quiet.
+    It is now, or earlier where the data end earlier, as those of a copy: a week for courses whose last days are quiet and
+    the settling period after the last thing known.
     """
     moments = {
         table_names.FACT_EVENT: ("occurred_at",),
@@ -242,5 +235,5 @@ def data_end(spark: SparkSession) -> dt.datetime:
             where="lakehouse.curated",
             remedy="run ingest and curate on a Moodle with courses that are over",
         )
-    end = dt.datetime.fromtimestamp(max(last) + activity.WEEK, dt.UTC)
+    end = dt.datetime.fromtimestamp(max(last) + activity.WEEK + settling_days * activity.DAY, dt.UTC)
     return min(end, dt.datetime.now(dt.UTC))

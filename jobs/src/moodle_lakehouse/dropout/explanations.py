@@ -1,4 +1,4 @@
-"""Say why a student is at risk: the trees' exact contributions in words, the student's figure beside the course's.
+"""Say why a student is at risk: the exact contributions of trees and linear model in words, the student's figure beside the course's.
 
 Contributions of features that say the same thing (a share, and the same share against the cohort) are summed up
 to one reason. A reason is given only where it raises the risk and the student's figure is indeed the worse one.
@@ -139,6 +139,16 @@ REASON: dict[str, Reason] = {
     "practice": Reason("practice", -1, _actions("quizzes and exercises")),
     "forum": Reason("forum", -1, _actions("forums and the like")),
     "assign": Reason("assign", -1, _actions("assignments")),
+    "past_completed": Reason(
+        "past_completed", -1, lambda own, course: f"completed {_percent(own)} of earlier courses (course: {_percent(course)})"
+    ),
+    "past_left": Reason(
+        "past_left", 1, lambda own, course: f"left {_percent(own)} of earlier courses (course: {_percent(course)})"
+    ),
+    "past_grade": Reason(
+        "past_grade", -1,
+        lambda own, course: f"average grade {_percent(own)} in earlier courses (course: {_percent(course)})",
+    ),
 }  # fmt: skip
 
 

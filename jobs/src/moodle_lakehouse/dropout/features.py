@@ -16,14 +16,16 @@ import datetime as dt
 import functools
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from moodle_lakehouse.config import AnalyticsConfig, Config
-from moodle_lakehouse.curated.activity import DAY, MAX_WEEKS, WEEK, by_students
+from moodle_lakehouse.curated.activity import DAY, MAX_WEEKS, WEEK, by_students, of_this_run, run_begins, week_known
+from moodle_lakehouse.curated.courses import COURSE_CODE
+from moodle_lakehouse.dropout import course_ends, history
 from moodle_lakehouse.errors import LakehouseError
 from moodle_lakehouse.lake import input_fingerprint, job_runs, point_in_time, table_names, tables, writers
 
@@ -84,7 +86,14 @@ FEATURES = (
     Feature("writes_vs", -1, "writes"),
     Feature("resources_vs", -1, "resources"),
     *(Feature(f"{group}_vs", -1, group) for group in GROUPS),
+    Feature("past_non_completion", 1, "past_completed"),
+    Feature("past_withdrawal", 1, "past_left"),
+    Feature("past_grade_gap", -1, "past_grade"),
 )
+
+# What the outcomes of earlier runs of a course let expect, by label. No feature: with few courses a model would learn
+# which course is which.
+RUNS = tuple(f"runs_{label}" for label in history.COUNTED)
 
 
 SOURCE_TABLES = (
@@ -93,7 +102,9 @@ SOURCE_TABLES = (
     table_names.FACT_EVENT,
     table_names.DIM_RESOURCE,
     table_names.FACT_SUBMISSION,
-    table_names.FACT_GRADE,
+    table_names.FACT_GRADE_CHANGE,
+    table_names.FACT_COURSE_GRADE,
+    table_names.DUE_DATE_EXCEPTION,
     table_names.ENROLMENT_ATTRIBUTE,
     table_names.USER_ATTRIBUTE,
 )
@@ -109,10 +120,13 @@ class Sources:
     resources: DataFrame
     submissions: DataFrame
     grades: DataFrame
+    totals: DataFrame
+    exceptions: DataFrame
     attributes: DataFrame | None = None
     attribute_names: tuple[str, ...] = ()
     profile: DataFrame | None = None
     profile_names: tuple[str, ...] = ()
+    course_code: str = COURSE_CODE
 
 
 def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
@@ -143,7 +157,7 @@ def read(
 
 def stamp(analytics: AnalyticsConfig, as_of: dt.datetime | None, at: Mapping[str, int]) -> str:
     """Return what features are made of: the snapshots of their sources, the moment and the configured attributes."""
-    own = (analytics.enrolment_attributes, analytics.demographics, analytics.profile_fields)
+    own = (analytics.enrolment_attributes, analytics.demographics, analytics.profile_fields, analytics.course_code)
     return input_fingerprint.stamp(at, input_fingerprint.moment(as_of), own)
 
 
@@ -166,19 +180,24 @@ def sources(
             raise LakehouseError(f"{name} is missing", where="the lake", remedy="run curate first")
         return point_in_time.cut(df, name, as_of)
 
+    events = known(table_names.FACT_EVENT)
+    courses = course_ends.with_ends(known(table_names.DIM_COURSE), events, as_of)
     attributes = table(table_names.ENROLMENT_ATTRIBUTE) if analytics.enrolment_attributes else None
     profile = table(table_names.USER_ATTRIBUTE) if analytics.demographics else None
     return Sources(
-        courses=known(table_names.DIM_COURSE),
-        enrolments=known(table_names.FACT_ENROLMENT),
-        events=known(table_names.FACT_EVENT),
+        courses=courses,
+        enrolments=of_this_run(known(table_names.FACT_ENROLMENT), courses),
+        events=events,
         resources=known(table_names.DIM_RESOURCE),
         submissions=known(table_names.FACT_SUBMISSION),
-        grades=known(table_names.FACT_GRADE),
+        grades=known(table_names.FACT_GRADE_CHANGE),
+        totals=known(table_names.FACT_COURSE_GRADE),
+        exceptions=known(table_names.DUE_DATE_EXCEPTION),
         attributes=attributes,
         attribute_names=tuple(analytics.enrolment_attributes.columns) if analytics.enrolment_attributes else (),
         profile=profile,
         profile_names=tuple(analytics.profile_fields),
+        course_code=analytics.course_code or COURSE_CODE,
     )
 
 
@@ -194,19 +213,31 @@ def build(src: Sources, as_of: dt.datetime | None) -> DataFrame:
     cohorts are formed last, from the rows that are in the risk set.
     """
     courses = _courses(src.courses, as_of)
+    calendars = _calendars(src.resources, src.exceptions, courses)
+    graded = _in_run(src.grades, "changed_at", courses)
+    ended = history.outcomes(src.enrolments, src.courses)
+    earlier = history.of_students(ended, graded.where(~F.col("is_extra_credit")), src.enrolments, courses)
+    assessed = _assessed(src, graded, courses, calendars)
     stacked = functools.reduce(
         lambda left, right: left.unionByName(right, allowMissingColumns=True),
-        [_spine(src.enrolments, courses), _activity(src.events, courses), *_assessed(src, courses)],
+        [_spine(src.enrolments, courses), _activity(src.events, courses), *assessed, earlier],
     )
-    known = _accumulate(_weekly(stacked), _calendar(src.resources, courses))
-    rows = _attributes(_student(known, courses), src)
+    weeks = courses.select("courseid", F.explode(F.sequence(F.lit(0), F.col("last_week"))).alias("week"))
+    runs = history.of_courses(ended, src.courses, history.cutoffs(courses, weeks), src.course_code)
+    own_weeks = calendars.owners.join(F.broadcast(weeks), "courseid", "inner")
+    own = _calendar(calendars.own, own_weeks, ["user_key", "courseid"]).select(
+        "user_key", "courseid", "week", F.struct(*_CALENDAR).alias("own")
+    )
+    stacked = stacked.unionByName(own, allowMissingColumns=True)
+    known = _accumulate(_weekly(stacked), _calendar(calendars.course, weeks, ["courseid"]))
+    rows = _attributes(_student(known, courses, runs), src)
     return _against_cohort(rows).select(*columns(src))
 
 
 def columns(src: Sources) -> list[str]:
     """Return the table's columns in order: keys, what reasons are made of, features, the site's own attributes."""
     keys = ["user_key", "courseid", "week", "cutoff_at", "enrolled"]
-    named = list(dict.fromkeys([*keys, *RAW, *(feature.name for feature in FEATURES)]))
+    named = list(dict.fromkeys([*keys, *RAW, *(feature.name for feature in FEATURES), *RUNS]))
     return [
         *named,
         *(column_name(ATTRIBUTE, name) for name in src.attribute_names if src.attributes is not None),
@@ -238,7 +269,13 @@ RAW = (
     "writes",
     "resources",
     *GROUPS,
+    "past_courses",
+    "past_completed",
+    "past_left",
+    "past_grade",
 )
+
+_CALENDAR = ("due", "last_due_week", "last_due")
 
 _SUMS = (
     "due_handed_in",
@@ -254,6 +291,7 @@ _SUMS = (
     "active_days",
     "resources",
     *GROUPS,
+    *history.PAST_SUMS,
 )
 
 
@@ -275,18 +313,14 @@ def _courses(courses: DataFrame, as_of: dt.datetime | None) -> DataFrame:
     )
 
 
-def _week_known(moment: Column) -> Column:
-    """The first week whose cutoff lies after the moment (epoch seconds); what came before the start: week 0."""
-    return F.greatest(F.floor((moment - F.col("start")) / WEEK) + 1, F.lit(0)).cast("int")
-
-
 def _spine(enrolments: DataFrame, courses: DataFrame) -> DataFrame:
     """The risk set. Grain (user_key, courseid, week): the weeks of an enrolment up to the last cutoff before its end.
 
     in_spine 1; enrolled: when it began (epoch seconds; one of unknown beginning began before the course).
-    An end at the very cutoff has happened by then.
+    An end at the very cutoff has happened by then; whoever is suspended is not enrolled from then on.
     """
-    last_enrolled = F.ceil((F.unix_timestamp("unenrolled_at") - F.col("start")) / WEEK) - 1
+    end = F.least(F.unix_timestamp("unenrolled_at"), F.unix_timestamp("suspended_at"))
+    last_enrolled = F.ceil((end - F.col("start")) / WEEK) - 1
     return (
         enrolments.join(F.broadcast(courses), "courseid", "inner")
         .withColumn("last", F.least("last_week", last_enrolled).cast("int"))
@@ -314,6 +348,7 @@ def _activity(events: DataFrame, courses: DataFrame) -> DataFrame:
     acts = (
         by_students(events)
         .join(F.broadcast(courses), "courseid", "inner")
+        .where(at >= run_begins(F.col("start")))
         .select(
             "user_key",
             "courseid",
@@ -322,7 +357,7 @@ def _activity(events: DataFrame, courses: DataFrame) -> DataFrame:
             write.cast("int").alias("write"),
             at.alias("at"),
             F.call_function("shiftleft", F.lit(1), day).alias("day"),
-            _week_known(at).alias("week"),
+            week_known(at).alias("week"),
             "last_week",
         )
         .where("week <= last_week")
@@ -350,77 +385,141 @@ def _activity(events: DataFrame, courses: DataFrame) -> DataFrame:
     )
 
 
-def _due(resources: DataFrame, courses: DataFrame) -> DataFrame:
-    """Assessments with a date within their course. Grain cmid: courseid, due (epoch seconds), week_due, week_next.
-
-    week_due is the first week whose cutoff has the assessment behind it, week_next the same of the course's next
-    assessments: in between they are the last that were due. Null for the last ones.
-    """
-    due = F.unix_timestamp("due_at")
-    dated = (
-        resources.where(F.col("modname").isin(*ASSESSMENTS) & F.col("due_at").isNotNull())
-        .where(F.col("visible") & (~F.col("is_deleted") | (F.col("deleted_at") > F.col("due_at"))))
+def _dated(resources: DataFrame, courses: DataFrame) -> DataFrame:
+    """Assessments that students see. Grain cmid: courseid, due (epoch seconds, null for none), added, deleted, start, end."""
+    return (
+        resources.where(F.col("modname").isin(*ASSESSMENTS) & F.col("visible"))
         .join(F.broadcast(courses), "courseid", "inner")
-        .where((due >= F.col("start")) & (F.col("end").isNull() | (due <= F.col("end"))))
-        .select("courseid", "cmid", due.alias("due"), _week_known(due).alias("week_due"))
+        .select(
+            "courseid",
+            "cmid",
+            F.unix_timestamp("due_at").alias("due"),
+            F.unix_timestamp("added_at").alias("added"),
+            F.when(F.col("is_deleted"), F.coalesce(F.unix_timestamp("deleted_at"), F.lit(0))).alias("deleted"),
+            "start",
+            "end",
+        )
     )
-    later = Window.partitionBy("courseid").orderBy("week_due").rangeBetween(1, Window.unboundedFollowing)
-    return dated.withColumn("week_next", F.min("week_due").over(later))
 
 
-def _calendar(resources: DataFrame, courses: DataFrame) -> DataFrame:
-    """Grain (courseid, week): due (assessments due so far), last_due_week (the latest with any), last_due (how many).
+def _due(dated: DataFrame, owner: Sequence[str]) -> DataFrame:
+    """Assessments with their dates. Grain (owner, cmid): due (epoch seconds), week_due, week_next.
 
-    last_due_week is the week in which they became due; null while nothing was due.
+    owner: the columns that say whose calendar it is. All is null for what has no date within its course. week_due is the
+    first week whose cutoff has the assessment behind it, week_next the same of the next assessments: in between they are
+    the last that were due. Null for the last ones.
     """
-    due = _due(resources, courses).groupBy("courseid", "week_due").agg(F.count("*").alias("n"))
-    weeks = courses.select("courseid", F.explode(F.sequence(F.lit(0), F.col("last_week"))).alias("week"))
+    due = F.col("due")
+    within = (due >= F.col("start")) & (F.col("end").isNull() | (due <= F.col("end")))
+    is_counted = within & (F.col("deleted").isNull() | (F.col("deleted") > due))
+    later = Window.partitionBy(*owner).orderBy("week_due").rangeBetween(1, Window.unboundedFollowing)
+    next_week = F.when(F.col("week_due").isNotNull(), F.min("week_due").over(later))
+    return (
+        dated.withColumn("due", F.when(is_counted, due))
+        # What is added after its own date was not due before.
+        .withColumn("week_due", F.when(F.col("due").isNotNull(), week_known(F.greatest("due", "added"))))
+        .select(*owner, "cmid", "due", "week_due", next_week.alias("week_next"))
+    )
+
+
+@dataclass(frozen=True)
+class _Calendars:
+    """When what is due: of a course, and of the students for whom a date was changed (own), who have one of their own."""
+
+    course: DataFrame
+    own: DataFrame
+    owners: DataFrame
+
+
+def _calendars(resources: DataFrame, exceptions: DataFrame, courses: DataFrame) -> _Calendars:
+    dated = _dated(resources, courses)
+    changed = exceptions.select(
+        "user_key", "cmid", F.unix_timestamp("due_at").alias("own"), F.lit(True).alias("is_changed")
+    )
+    owners = (
+        exceptions.join(F.broadcast(dated.select("cmid")), "cmid", "left_semi")
+        .select("user_key", "courseid")
+        .distinct()
+    )
+    own = (
+        dated.join(owners, "courseid", "inner")
+        .join(changed, ["user_key", "cmid"], "left")
+        .withColumn("due", F.when(F.col("is_changed"), F.col("own")).otherwise(F.col("due")))
+    )
+    return _Calendars(_due(dated, ["courseid"]), _due(own, ["user_key", "courseid"]), owners)
+
+
+def _calendar(due: DataFrame, weeks: DataFrame, owner: Sequence[str]) -> DataFrame:
+    """Grain (owner, week): due (assessments due so far), last_due_week (the latest with any), last_due (how many).
+
+    weeks: the owners with each of their course's weeks. last_due_week is the week in which they became due; null while
+    nothing was due.
+    """
+    counted = due.where("week_due IS NOT NULL").groupBy(*owner, "week_due").agg(F.count("*").alias("n"))
     so_far = F.col("week_due") <= F.col("week")
     return (
-        weeks.join(F.broadcast(due), "courseid", "left")
-        .groupBy("courseid", "week")
+        weeks.join(counted, list(owner), "left")
+        .groupBy(*owner, "week")
         .agg(
             F.coalesce(F.sum(F.when(so_far, F.col("n"))), F.lit(0)).alias("due"),
             F.max(F.when(so_far, F.struct("week_due", "n"))).alias("last"),
         )
-        .select(
-            "courseid", "week", "due", F.col("last.week_due").alias("last_due_week"), F.col("last.n").alias("last_due")
-        )
+        .select(*owner, "week", "due", F.col("last.week_due").alias("last_due_week"), F.col("last.n").alias("last_due"))
     )
 
 
-def _assessed(src: Sources, courses: DataFrame) -> list[DataFrame]:
+def _assessed(src: Sources, graded: DataFrame, courses: DataFrame, calendars: _Calendars) -> list[DataFrame]:
     """What was handed in and graded, in rows of (user_key, courseid, week): the week it became known in."""
-    graded = src.grades.where(F.col("graded_at").isNotNull() & F.col("fraction").isNotNull())
-    results = _results(src, graded, courses)
+    results = _results(src, graded, courses, calendars)
     return [_handed_in(results), _on_calendar(results), _grades(graded, courses)]
 
 
-def _results(src: Sources, graded: DataFrame, courses: DataFrame) -> DataFrame:
+def _in_run(rows: DataFrame, at: str, courses: DataFrame) -> DataFrame:
+    """The rows of a fact whose moment belongs to this run of their course."""
+    begins = courses.select("courseid", run_begins(F.col("start")).alias("begins"))
+    return (
+        rows.join(F.broadcast(begins), "courseid", "inner")
+        .where(F.unix_timestamp(at) >= F.col("begins"))
+        .drop("begins")
+    )
+
+
+def _results(src: Sources, graded: DataFrame, courses: DataFrame, calendars: _Calendars) -> DataFrame:
     """Assessments a student has dealt with. Grain (user_key, courseid, cmid): at, credited, due, week_known and _due's weeks.
 
     credited: the result came before any submission (from an earlier attempt, or marked offline) and asks for none.
     """
-    due = F.broadcast(_due(src.resources, courses).drop("courseid"))
+    dates = ("due", "week_due", "week_next")
+    due = F.broadcast(calendars.course.select("cmid", F.struct(*dates).alias("of_course")))
+    own = calendars.own.select("user_key", "courseid", "cmid", F.struct(*dates).alias("of_student"))
+    date = F.coalesce("of_student", "of_course")
     status = F.coalesce(F.lower("status"), F.lit(""))
-    submitted = src.submissions.where(~status.isin(*NOT_HANDED_IN)).select(
-        "user_key", "courseid", "cmid", F.unix_timestamp("submitted_at").alias("submitted")
+    submitted = (
+        _in_run(src.submissions, "submitted_at", courses)
+        .where(~status.isin(*NOT_HANDED_IN))
+        .select("user_key", "courseid", "cmid", F.unix_timestamp("submitted_at").alias("submitted"))
     )
     # A zero is what many sites give to who did not hand in.
     results = graded.where(F.col("modname").isin(*ASSESSMENTS) & (F.col("fraction") > 0)).select(
-        "user_key", "courseid", "cmid", F.unix_timestamp("graded_at").alias("graded")
+        "user_key", "courseid", "cmid", F.unix_timestamp("changed_at").alias("graded")
     )
     is_credited = F.col("graded").isNotNull() & (F.col("submitted").isNull() | (F.col("graded") < F.col("submitted")))
     return (
         submitted.unionByName(results, allowMissingColumns=True)
+        .unionByName(own, allowMissingColumns=True)
         .groupBy("user_key", "courseid", "cmid")
-        .agg(F.min("submitted").alias("submitted"), F.min("graded").alias("graded"))
+        .agg(
+            F.min("submitted").alias("submitted"),
+            F.min("graded").alias("graded"),
+            F.max("of_student").alias("of_student"),
+        )
         .withColumn("credited", is_credited.cast("int"))
         .withColumn("at", F.when(is_credited, F.col("graded")).otherwise(F.col("submitted")))
         .where("at IS NOT NULL")
         .join(F.broadcast(courses), "courseid", "inner")
         .join(due, "cmid", "left")
-        .withColumn("week_known", _week_known(F.col("at")))
+        .withColumns({name: date.getField(name) for name in dates})
+        .withColumn("week_known", week_known(F.col("at")))
     )
 
 
@@ -453,16 +552,26 @@ def _on_calendar(results: DataFrame) -> DataFrame:
 
 
 def _grades(graded: DataFrame, courses: DataFrame) -> DataFrame:
-    """The grades of a week, weighted."""
+    """What the grades of a week add to the weighted sums, as they were then: a regrade adds its difference.
+
+    Extra credit adds to a total of which it is no part, and counts for no average.
+    """
     weight = F.greatest(F.coalesce("weight", F.lit(0.0)), F.lit(0.01))
+    of_item = Window.partitionBy("user_key", "itemid").orderBy("changed_at")
+    gained = F.coalesce("fraction", F.lit(0.0)) - F.coalesce("before", F.lit(0.0))
+    counts = F.col("fraction").isNotNull().cast("int") - F.col("before").isNotNull().cast("int")
+    is_grade = F.col("fraction").isNotNull()
     return (
-        graded.join(F.broadcast(courses), "courseid", "inner")
-        .groupBy("user_key", "courseid", _week_known(F.unix_timestamp("graded_at")).alias("week"))
+        graded.where(~F.col("is_extra_credit"))
+        .withColumn("before", F.lag("fraction").over(of_item))
+        .join(F.broadcast(courses), "courseid", "inner")
+        .groupBy("user_key", "courseid", week_known(F.unix_timestamp("changed_at")).alias("week"))
         .agg(
-            F.sum(F.col("fraction") * weight).alias("grade_weighted"),
-            F.sum(weight).alias("grade_weights"),
-            # Of several grades in one second the best counts: the result must not depend on the rows' order.
-            F.max_by("fraction", F.struct("graded_at", "fraction")).alias("grade_last"),
+            F.sum(gained * weight).alias("grade_weighted"),
+            F.sum(counts * weight).alias("grade_weights"),
+            F.max_by(F.when(is_grade, F.col("fraction")), F.when(is_grade, F.struct("changed_at", "fraction"))).alias(
+                "grade_last"
+            ),
         )
     )
 
@@ -475,7 +584,7 @@ def _weekly(stacked: DataFrame) -> DataFrame:
         .agg(
             *[
                 F.max(name).alias(name)
-                for name in ("in_spine", "enrolled", "last_access", "last_submission", "grade_last")
+                for name in ("in_spine", "enrolled", "last_access", "last_submission", "grade_last", "own")
             ],
             *[F.sum(name).alias(name) for name in (*_SUMS, "last_due_handed_in")],
         )
@@ -483,13 +592,20 @@ def _weekly(stacked: DataFrame) -> DataFrame:
 
 
 def _accumulate(weekly: DataFrame, calendar: DataFrame) -> DataFrame:
-    """The same grain, the spine's rows only: sums up to the week, latest moments, the last two weeks."""
+    """The same grain, the spine's rows only: sums up to the week, latest moments, the last two weeks.
+
+    calendar: the courses'; a student's own (own) comes before it.
+    """
+    of_student = {
+        name: F.when(F.col("own").isNotNull(), F.col(f"own.{name}")).otherwise(F.col(name)) for name in _CALENDAR
+    }
     student = Window.partitionBy("user_key", "courseid").orderBy("week")
     so_far = student.rowsBetween(Window.unboundedPreceding, Window.currentRow)
     two_weeks = student.rangeBetween(-1, 0)
     of_last_due = Window.partitionBy("user_key", "courseid", "last_due_week").orderBy("week")
     return (
         weekly.join(F.broadcast(calendar), ["courseid", "week"], "inner")
+        .withColumns(of_student)
         .select(
             "user_key",
             "courseid",
@@ -512,8 +628,9 @@ def _accumulate(weekly: DataFrame, calendar: DataFrame) -> DataFrame:
     )
 
 
-def _student(known: DataFrame, courses: DataFrame) -> DataFrame:
-    """Each student's own figures (RAW). Grain unchanged."""
+def _student(known: DataFrame, courses: DataFrame, runs: DataFrame) -> DataFrame:
+    """Each student's own figures (RAW), and what earlier courses let expect. Grain unchanged. runs: history.of_courses."""
+    past = F.col("past_courses")
     due, cutoff, start, enrolled = F.col("due"), F.col("cutoff"), F.col("start"), F.col("enrolled")
     # What an absence is counted from where there was no access: who enrolled months ahead is not absent since then.
     since = F.greatest(enrolled, start - 14 * DAY)
@@ -528,7 +645,7 @@ def _student(known: DataFrame, courses: DataFrame) -> DataFrame:
         "handed_in_ahead": F.col("dated") - F.col("due_handed_in"),
         "days_early": F.when(F.col("early_count") > 0, F.col("early_days") / F.col("early_count")),
         "days_since_submission": (cutoff - F.col("last_submission")) / DAY,
-        "grade_avg": F.when(F.col("grade_weights") > 0, F.col("grade_weighted") / F.col("grade_weights")),
+        "grade_avg": F.when(F.col("grade_weights") > 1e-9, F.col("grade_weighted") / F.col("grade_weights")),
         # Of who is not enrolled yet it is known only that it will be later than the cutoff.
         "lead_days": (start - F.least(enrolled, cutoff)) / DAY,
         "days_since_access": F.greatest((cutoff - F.coalesce("last_access", since)) / DAY, F.lit(0)),
@@ -537,9 +654,19 @@ def _student(known: DataFrame, courses: DataFrame) -> DataFrame:
             F.col("week") > 2,
             F.log1p(F.col("events_2w") / 2) - F.log1p((F.col("events") - F.col("events_2w")) / earlier),
         ),
+        "past_completed": F.when(past > 0, F.col("past_completed") / past),
+        "past_left": F.when(past > 0, F.col("past_left") / past),
+        "past_grade": F.when(F.col("past_graded") > 0, F.col("past_grade") / F.col("past_graded")),
     }
+    expected = {
+        f"past_{label}": history.log_odds(f"past_{name}", "past_courses", f"usual_{name}", history.USUAL_COURSES)
+        for label, name in history.COUNTED.items()
+    }
+    expected["past_grade_gap"] = F.col("past_grade_gap") / (F.col("past_graded") + 1)
     return (
         known.join(F.broadcast(courses), "courseid", "inner")
+        .join(F.broadcast(runs), ["courseid", "week"], "inner")
+        .withColumn("past_failed", past - F.col("past_completed"))
         .withColumn("cutoff", start + F.col("week") * WEEK)
         .select(
             "user_key",
@@ -548,6 +675,8 @@ def _student(known: DataFrame, courses: DataFrame) -> DataFrame:
             F.timestamp_seconds("cutoff").alias("cutoff_at"),
             (enrolled < cutoff).alias("enrolled"),
             *[figures.get(name, F.col(name)).cast("double").alias(name) for name in RAW],
+            *[value.cast("double").alias(name) for name, value in expected.items()],
+            *RUNS,
         )
     )
 

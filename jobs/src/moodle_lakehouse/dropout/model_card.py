@@ -6,6 +6,7 @@ lakehouse.marts.model_card.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from moodle_lakehouse.config import Config
-from moodle_lakehouse.dropout import calibration, dataset, labels, learner, metrics
+from moodle_lakehouse.dropout import blend, dataset, labels, learner, metrics
 from moodle_lakehouse.dropout.promotion import Check
 from moodle_lakehouse.lake import contracts, job_runs, point_in_time, table_names, writers
 
@@ -29,11 +30,12 @@ def trained(
     as_of: dt.datetime | None,
     snapshots: Mapping[str, int],
     model: learner.Model,
-    courses: Sequence[dataset.Course],
+    found: labels.Finished,
     measured: dict[str, Any],
     checks: Sequence[Check],
 ) -> dict[str, Any]:
     """Return the card of a training; version, champion, groups and refusals are added once they are known."""
+    courses = found.courses
     starts = [point_in_time.utc(course.start_at) for course in courses]
     students, positives = sum(c.students for c in courses), sum(c.positives for c in courses)
     return {
@@ -42,12 +44,12 @@ def trained(
             "label": f"{model.spec.label}: {labels.NAMES[model.spec.label]}",
             "rows": "an enrolment at the end of each week, of those still enrolled then; features from strictly before",
             "split": f"measured on {measured['held_out']}",
-            "calibration": f"{calibration.METHOD}, "
-            + ("on the latest term held out from the trees" if dataset.holdout(courses).latest_term else "out of fold by course"),
+            "calibration": f"{blend.METHOD}, "
+            + ("of one term after another" if dataset.holdout(courses).latest_term else "of one course after another"),
             "capacity": f"precision and recall of the {config.analytics.capacity} most probable of each course and week",
             "intervals": metrics.INTERVALS,
             "demographics": "used" if config.analytics.demographics else "not used",
-            "learner": ", ".join(f"{name} {value}" for name, value in learner.XGB_PARAMS.items()),
+            "learner": ", ".join(f"{name} {value}" for name, value in learner.chosen(model.spec).items()),
             "features": ", ".join(model.spec.features),
         },
         "window": {
@@ -57,8 +59,11 @@ def trained(
             "base_rate": positives / students,
             "first_start": min(starts).isoformat(),
             "last_start": max(starts).isoformat(),
+            "outcomes": dataset.describe_outcomes(courses),
+            "left_out": "; ".join(dataset.describe_left_out(found.left_out)) or "no course",
             "known_until": point_in_time.utc(as_of).isoformat() if as_of else "now",
         },
+        "courses": [dataclasses.asdict(course) for course in courses],
         "measures": {**measured["per_week"]},
         "overall": measured["overall"],
         "calibration": measured["calibration"],
@@ -127,6 +132,9 @@ def _rows(card: dict[str, Any]) -> Iterator[Row]:
         for name, value in card.get(section, {}).items():
             number = float(value) if isinstance(value, (int, float)) else None
             yield section, None, name, None, number, None, None, None if number is not None else str(value)
+    for course in card.get("courses", []):
+        share, text = course["positives"] / course["students"], f"{course['students']} students"
+        yield "course", course["shortname"], course["outcome"], None, share, None, None, text
     for subject, weeks in card.get("measures", {}).items():
         for week in weeks:
             yield from _values("measure", subject, week["week"], week, [name for name in week if name != "week"])

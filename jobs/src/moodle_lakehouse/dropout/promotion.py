@@ -2,16 +2,21 @@
 
 It must be better than each baseline and than the present champion on courses that neither learnt from, by what
 analytics.champion says. Where the champion learnt from all of the held-out courses, what it was measured at when it was
-held out itself is what counts.
+held out itself is what counts. Promotion is a step of its own, which can be done again: a training that is interrupted
+before it leaves a verdict that the next one, or the verb, follows.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from moodle_lakehouse.config import ChampionRules
+from moodle_lakehouse.dropout.registry import Registry
+
+log = logging.getLogger(__name__)
 
 CHAMPION = "champion"
 _DIGITS = 6  # sums of floating-point numbers differ beyond
@@ -59,6 +64,33 @@ def checks(
     if champion is not None:
         found += _pair(CHAMPION, *champion, rules.auc_over_champion, rules.brier_over_champion)
     return found
+
+
+def promote(registry: Registry, version: str | None = None) -> None:
+    """Make a version champion: the given one, else that of the latest complete training where its verdict says so.
+
+    A verdict holds for the champion that it was reached against: where that is another by now, the champion remains.
+    """
+    if version is not None:
+        registry.promote(version)
+        log.info("Version %s is champion", version)
+        return
+    champion, latest = registry.champion_version(), registry.latest_verdict()
+    remains = f"version {champion} remains champion" if champion else "there is no champion yet"
+    if latest is None:
+        log.warning("No training has left a verdict (train does): %s", remains)
+    elif latest.version == champion:
+        log.info("Version %s is champion", champion)
+    elif not latest.is_better:
+        log.warning("Version %s was not better: %s", latest.version, remains)
+    elif latest.against != champion:
+        log.warning(
+            "Version %s was compared with %s: %s; to choose one, name it",
+            latest.version, f"version {latest.against}" if latest.against else "no champion", remains,
+        )  # fmt: skip
+    else:
+        registry.promote(latest.version)
+        log.info("Version %s is champion", latest.version)
 
 
 def _pair(

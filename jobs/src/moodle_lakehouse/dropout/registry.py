@@ -7,6 +7,7 @@ A model is stored as an MLflow model of plain files (booster.json, spec.json) wi
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import importlib.metadata
 import json
 import logging
@@ -30,7 +31,12 @@ log = logging.getLogger(__name__)
 
 CHAMPION = "champion"
 CARD = "model_card.html"
-DATA = "data"  # the tag of a version that says what it was made of
+# Tags that a training writes last, DATA the very last: a version without it is what an interrupted training left.
+DATA = "data"  # what it was made of
+VERDICT = "verdict"  # whether it may become champion
+AGAINST = "compared_with"  # the version that was champion then; empty: none
+BETTER, NOT_BETTER = "better", "not better"
+KNOWN_UNTIL = "known_until"  # when the last of its courses had settled: it may say something of any later moment
 NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as a description
 MAX_DESCRIPTION = 5000  # characters of a description that MLflow takes
 REQUIREMENTS = ("xgboost-cpu", "pandas", "numpy")  # what served_model.py imports
@@ -53,7 +59,15 @@ class Entry:
     params: dict[str, Any]
     metrics: dict[str, list[tuple[int, float]]]
     documents: dict[str, Any]
-    data: str  # what the model was made of, as one word
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a complete training says of its version: whether it is better, and than which champion (None: there was none)."""
+
+    version: str
+    is_better: bool
+    against: str | None
 
 
 class Registry:
@@ -88,21 +102,57 @@ class Registry:
                 for name, document in entry.documents.items():
                     self._mlflow.log_dict(document, name)
                 version = self._log_model(model.spec, data)
-            self._client.set_model_version_tag(self.config.model, version, DATA, entry.data)
             self._describe_model()
             return Registered(model, version, run.info.run_id)
 
+    def complete(self, version: str, data: str, known_until: dt.datetime, verdict: Verdict | None = None) -> None:
+        """Mark a version as complete, with what it was made of, as one word, and until when that was known.
+
+        verdict: None for a model of a past moment, which never becomes champion.
+        """
+        tags = {KNOWN_UNTIL: known_until.isoformat()}
+        if verdict is not None:
+            tags |= {VERDICT: BETTER if verdict.is_better else NOT_BETTER, AGAINST: verdict.against or ""}
+        with self._reported("keep the verdict"):
+            for tag, value in {**tags, DATA: data}.items():
+                self._client.set_model_version_tag(self.config.model, version, tag, value)
+
     def promote(self, version: str) -> None:
         """Make a version the champion."""
-        with self._reported("name the champion"):
+        with self._reported(f"make version {version} champion"):
             self._client.set_registered_model_alias(self.config.model, CHAMPION, version)
 
     def made_of(self, data: str) -> str | None:
         """Return the latest version that was made of just these data, or None."""
-        with self._reported("list the models"):
-            found = self._client.search_model_versions(f"name = '{self.config.model}'", max_results=1000)
-        same = [int(version.version) for version in found if version.tags.get(DATA) == data]
+        same = [int(version.version) for version in self._versions() if version.tags.get(DATA) == data]
         return str(max(same)) if same else None
+
+    def newest_until(self, moment: dt.datetime) -> str | None:
+        """Return the version that may score a moment: the one whose data are the newest that were known by then.
+
+        The champion, where it is one of these; else a model that was better than the champion of its time, or that was
+        made for a past moment. None for none.
+        """
+        champion, found = self.champion_version(), []
+        for version in self._versions():
+            known_until, tags = _known_until(version), version.tags
+            if str(version.version) == champion and known_until <= moment:
+                return champion
+            if DATA in tags and tags.get(VERDICT) in (None, BETTER) and KNOWN_UNTIL in tags and known_until <= moment:
+                found.append((known_until, int(version.version)))
+        return str(max(found)[1]) if found else None
+
+    def latest_verdict(self) -> Verdict | None:
+        """Return what the latest complete training says of its version; None where there is none of this release."""
+        complete = {int(v.version): v.tags for v in self._versions() if v.tags.keys() >= {DATA, VERDICT, AGAINST}}
+        if not complete:
+            return None
+        latest = max(complete)
+        return Verdict(str(latest), complete[latest][VERDICT] == BETTER, complete[latest][AGAINST] or None)
+
+    def _versions(self) -> list[Any]:
+        with self._reported("list the models"):
+            return list(self._client.search_model_versions(f"name = '{self.config.model}'", max_results=1000))
 
     def log_refusal(self, name: str) -> str:
         """Log a run without a model, whose card says why; returns the run's id."""
@@ -141,6 +191,11 @@ class Registry:
 
     def champion(self) -> Registered | None:
         """Return the model that scores, or None when there is none yet."""
+        version = self.champion_version()
+        return None if version is None else self.version(version)
+
+    def champion_version(self) -> str | None:
+        """Return the version of the model that scores, or None when there is none yet."""
         from mlflow.exceptions import MlflowException
 
         with self._reported("read the champion"):
@@ -150,7 +205,7 @@ class Registry:
                 if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     return None
                 raise
-        return self.version(str(version.version))
+        return str(version.version)
 
     def version(self, number: str) -> Registered:
         """Read a registered model by its version number, of this release or an earlier one."""
@@ -213,21 +268,29 @@ class Registry:
             ) from error
 
 
+def _known_until(version: Any) -> dt.datetime:
+    """Return when the last of a version's courses had settled; of an earlier release's version, when it was made."""
+    tag = version.tags.get(KNOWN_UNTIL)
+    return (
+        dt.datetime.fromisoformat(tag) if tag else dt.datetime.fromtimestamp(version.creation_timestamp / 1000, dt.UTC)
+    )
+
+
 def input_example(spec: Spec) -> pd.DataFrame:
-    """Return two rows as the model takes them, in its features' columns and week; invented, so of no student."""
+    """Return two rows as the model takes them, in its columns and week; invented, so of no student."""
     rows: dict[str, Any] = {"week": [0, 1]}
-    for name in spec.features:
+    for name in spec.columns:
         values = spec.categories.get(name)
         rows[name] = [0.0, 1.0] if values is None else [None, *values][-2:]
     return pd.DataFrame(rows)
 
 
 def _signature(spec: Spec) -> Any:
-    """Return MLflow's signature of a model: week and its features in, a probability a row out."""
+    """Return MLflow's signature of a model: week and its columns in, a probability a row out."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
-    columns = [ColSpec("string" if name in spec.categories else "double", name) for name in spec.features]
+    columns = [ColSpec("string" if name in spec.categories else "double", name) for name in spec.columns]
     probability = TensorSpec(np.dtype("float64"), (-1,))
     return ModelSignature(inputs=Schema([ColSpec("long", "week"), *columns]), outputs=Schema([probability]))
 

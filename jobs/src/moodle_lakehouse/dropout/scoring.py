@@ -9,8 +9,19 @@ from collections.abc import Mapping
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from moodle_lakehouse.config import Config
-from moodle_lakehouse.dropout import dataset, drift, explanations, features, learner, model_card, model_card_html
+from moodle_lakehouse.config import AnalyticsConfig, Config
+from moodle_lakehouse.curated import activity
+from moodle_lakehouse.dropout import (
+    dataset,
+    drift,
+    explanations,
+    features,
+    learner,
+    model_card,
+    model_card_html,
+    rules,
+    training,
+)  # fmt: skip
 from moodle_lakehouse.dropout.registry import Registered, Registry
 from moodle_lakehouse.errors import LakehouseError
 from moodle_lakehouse.lake import contracts, input_fingerprint, job_runs, point_in_time, table_names, tables, writers
@@ -25,44 +36,73 @@ HIGH, MEDIUM = 0.6, 0.3
 def score(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
     """Append the risk of every student of the courses running at as_of to marts.student_risk.
 
-    Without a champion, or without running courses, nothing is appended and the reason is logged.
+    The champion scores. A past moment that its data reach beyond is scored by the newest model that could have been made
+    by then; where there is none, one is trained for it. Without a model the list is by rules (rules.py). Without running
+    courses nothing is appended and the reason is logged.
     """
     moment = point_in_time.utc(as_of) if as_of else dt.datetime.now(dt.UTC).replace(microsecond=0)
     registry = Registry(config.mlflow)
-    champion = registry.champion()
-    if champion is None:
-        log.warning(
-            "No student was scored: the registry holds no champion of %s yet (train makes one)", config.mlflow.model
-        )
-        return
-    if champion.model.spec.label != config.analytics.label:
-        log.warning(
-            "The champion predicts %s, the configuration wants %s: train it again",
-            champion.model.spec.label,
-            config.analytics.label,
-        )
+    model = _model(spark, config, registry, moment)
+    analytics = config.analytics
     snapshots = features.snapshots(spark)
-    inputs = input_fingerprint.stamp({}, features.stamp(config.analytics, moment, snapshots), champion.version)
+    made_of = features.stamp(analytics, moment, snapshots)
+    by = model.version if model else (rules.BASIS, analytics.rules, analytics.pass_share)
+    inputs = input_fingerprint.stamp({}, made_of, by, analytics.score_hidden_courses)
     if input_fingerprint.is_current(spark, [table_names.STUDENT_RISK], inputs):
         log.info("score: nothing new")
         return
-    src = features.sources(spark, config.analytics, moment, snapshots)
-    rows = dataset.current_rows(src, moment, features.read(spark, config, moment, snapshots)).persist()
-    scored = risk(rows, champion, moment, snapshots).persist()
+    src = features.sources(spark, analytics, moment, snapshots)
+    known = features.read(spark, config, moment, snapshots)
+    rows = dataset.current_rows(src, moment, known, hidden_courses=analytics.score_hidden_courses).persist()
+    scored = (risk(rows, model, moment, snapshots) if model else by_rules(rows, analytics, moment, snapshots)).persist()
     try:
         count = scored.count()
         if count:
+            if model:
+                _report_drift(spark, config, registry, model, rows, moment, snapshots)
+            # With the scores goes the stamp that keeps the next run from doing this again: nothing may come after them.
             writers.append(
                 scored, table_names.STUDENT_RISK, run_id=job_runs.run_id(), summary=input_fingerprint.summary(inputs)
             )
-            _report_drift(spark, config, registry, champion, rows, moment, snapshots)
     finally:
         scored.unpersist()
         rows.unpersist()
     if count:
-        log.info("%s students scored by %s version %s", f"{count:,}", config.mlflow.model, champion.version)
+        by_what = f"{config.mlflow.model} version {model.version}" if model else "rules"
+        log.info("%s students scored by %s", f"{count:,}", by_what)
     else:
         log.warning("No student was scored: no course with enrolled students is running on %s", f"{moment:%Y-%m-%d}")
+    too_long = dataset.too_long(src, moment)
+    if too_long:
+        log.warning("Not scored, since they run for more than %s weeks: %s", activity.MAX_WEEKS, ", ".join(too_long))
+
+
+def _model(spark: SparkSession, config: Config, registry: Registry, moment: dt.datetime) -> Registered | None:
+    """Return the model that may score a moment; None for none."""
+    champion = registry.champion_version()
+    version = registry.newest_until(moment)
+    if champion is None and version is None:
+        log.warning(
+            "There is no champion of %s yet (train makes one, or says what is missing): rules list the students",
+            config.mlflow.model,
+        )
+        return None
+    if version is None:
+        log.info("Every model knows what came after %s: one is trained for it", f"{moment:%Y-%m-%d %H:%M} UTC")
+        version = training.train_for_past(spark, config, registry, moment)
+        if version is None:
+            log.warning("No model could be made of what was known then: rules list the students")
+            return None
+    if version != champion:
+        log.info("Version %s scores: the champion knows what came after %s", version, f"{moment:%Y-%m-%d %H:%M} UTC")
+    model = registry.version(version)
+    if model.model.spec.label != config.analytics.label:
+        log.warning(
+            "The model predicts %s, the configuration wants %s: train it again",
+            model.model.spec.label,
+            config.analytics.label,
+        )
+    return model
 
 
 def _report_drift(
@@ -120,17 +160,33 @@ def risk(rows: DataFrame, champion: Registered, moment: dt.datetime, snapshots: 
     before = learner.predict(model, open_rows.where("not is_current"), ("user_key", "courseid")).select(
         "user_key", "courseid", F.col("probability").alias("before")
     )
-    return (
+    found = (
         explained.join(before, ["user_key", "courseid"], "left")
-        .withColumn("run_id", F.lit(job_runs.run_id()))
-        .withColumn("as_of", point_in_time.literal(moment))
-        .withColumn("scored_at", point_in_time.literal(dt.datetime.now(dt.UTC)))
         .withColumn("band", band(F.col("probability")))
         .withColumn("change", F.col("probability") - F.col("before"))
-        .withColumn("model_version", F.lit(champion.version))
-        .withColumn(
-            "data_snapshots", F.create_map(*[F.lit(part) for pair in sorted(snapshots.items()) for part in pair])
-        )
+    )
+    return _as_of(found, champion.version, moment, snapshots)
+
+
+def by_rules(
+    rows: DataFrame, analytics: AnalyticsConfig, moment: dt.datetime, snapshots: Mapping[str, int]
+) -> DataFrame:
+    """Return marts.student_risk for the rows of current_rows by rules: without probability and change. Grain as of risk()."""
+    nothing = F.lit(None).cast("double")
+    open_rows = explanations.with_cohort(rows).where("at_risk and enrolled and is_current")
+    found = rules.apply(open_rows, analytics).withColumn("probability", nothing).withColumn("change", nothing)
+    return _as_of(found, rules.BASIS, moment, snapshots)
+
+
+def _as_of(found: DataFrame, version: str, moment: dt.datetime, snapshots: Mapping[str, int]) -> DataFrame:
+    """Return the rows as marts.student_risk, with what they were made of."""
+    made_of = F.create_map(*[F.lit(part) for pair in sorted(snapshots.items()) for part in pair])
+    return (
+        found.withColumn("run_id", F.lit(job_runs.run_id()))
+        .withColumn("as_of", point_in_time.literal(moment))
+        .withColumn("scored_at", point_in_time.literal(dt.datetime.now(dt.UTC)))
+        .withColumn("model_version", F.lit(version))
+        .withColumn("data_snapshots", made_of)
         .select(*contracts.names(table_names.STUDENT_RISK))
     )
 
@@ -158,15 +214,20 @@ def reproduce(spark: SparkSession, config: Config, run_id: str) -> tuple[int, in
             f"Run {run_id} kept no snapshot ids", where=table_names.STUDENT_RISK, remedy="score again with this release"
         )
     moment = point_in_time.utc(first["as_of"])
-    model = Registry(config.mlflow).version(first["model_version"])
     src = features.sources(spark, config.analytics, moment, snapshots)
-    again = risk(dataset.current_rows(src, moment, features.build(src, moment)), model, moment, snapshots)
+    known = features.build(src, moment)
+    rows = dataset.current_rows(src, moment, known, hidden_courses=config.analytics.score_hidden_courses)
+    if first["model_version"] == rules.BASIS:
+        again = by_rules(rows, config.analytics, moment, snapshots)
+    else:
+        again = risk(rows, Registry(config.mlflow).version(first["model_version"]), moment, snapshots)
     shown = ["probability", "band", "reason_1", "reason_2", "reason_3"]
     one = stored.select("user_key", "courseid", *shown)
     two = again.select("user_key", "courseid", *[F.col(name).alias(f"{name}_again") for name in shown])
     both = one.withColumn("old", F.lit(1)).join(two.withColumn("new", F.lit(1)), ["user_key", "courseid"], "full_outer")
     same = F.col("old").isNotNull() & F.col("new").isNotNull()
-    same &= F.abs(F.col("probability") - F.col("probability_again")) <= 1e-6
+    distance = F.abs(F.col("probability") - F.col("probability_again"))
+    same &= F.coalesce(distance <= 1e-6, F.col("probability").eqNullSafe(F.col("probability_again")))
     for name in shown[1:]:
         same &= F.col(name).eqNullSafe(F.col(f"{name}_again"))
     row = both.agg(F.count("*").alias("students"), F.sum((~F.coalesce(same, F.lit(False))).cast("int")).alias("differ"))

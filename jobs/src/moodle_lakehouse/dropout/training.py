@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import hashlib
 import json
@@ -16,10 +15,10 @@ from pyspark.sql import functions as F
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.dropout import (
     baselines,
-    calibration,
     dataset,
     drift,
     features,
+    labels,
     learner,
     metrics,
     model_card,
@@ -27,35 +26,64 @@ from moodle_lakehouse.dropout import (
     promotion,
     subgroups,
 )  # fmt: skip
-from moodle_lakehouse.dropout.registry import Entry, Registered, Registry
+from moodle_lakehouse.dropout.registry import Entry, Registered, Registry, Verdict
 from moodle_lakehouse.errors import bullet_list
 from moodle_lakehouse.lake import job_runs, point_in_time
 
 log = logging.getLogger(__name__)
 
 
+PAST = "past-"  # before what a model of a past moment is made of
+
+
 def train(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
     """Train on the courses over at as_of, measure on held-out ones; the model becomes champion if it is better.
 
     With too little data nothing is registered and the reason is logged; the existing champion remains. Data that a
-    model was made of before, under the same rules, teach nothing new: nothing is trained.
+    model was made of before, under the same rules, teach nothing new: nothing is trained, and a promotion that was
+    interrupted then is made up for. What marks a training as complete is written last.
     """
     # MLflow is asked first: an hour of training is not lost to a wrong password.
     registry = Registry(config.mlflow)
-    champion = registry.champion()
+    _train(spark, config, registry, as_of, registry.champion(), may_be_champion=True)
+    promotion.promote(registry)
+
+
+def train_for_past(spark: SparkSession, config: Config, registry: Registry, moment: dt.datetime) -> str | None:
+    """Train a model for scores as of a moment before what every other model knows; return its version.
+
+    It never becomes champion. None where the courses that were over then teach too little; the reason is logged.
+    """
+    return _train(spark, config, registry, moment, None, may_be_champion=False)
+
+
+def _train(
+    spark: SparkSession,
+    config: Config,
+    registry: Registry,
+    as_of: dt.datetime | None,
+    champion: Registered | None,
+    *,
+    may_be_champion: bool,
+) -> str | None:
+    """Train and register a version, or find the one that was made of the same; None for too little data."""
     snapshots = features.snapshots(spark)
     try:
-        rows, courses = dataset.training_rows(spark, config, as_of, snapshots)
+        rows, found = dataset.training_rows(spark, config, as_of, snapshots)
     except dataset.TooLittleDataError as refusal:
         _refuse(spark, config, registry, as_of, snapshots, str(refusal))
-        return
+        return None
+    courses = found.courses
+    log.info("Labels: %s", dataset.describe_outcomes(courses))
+    if found.left_out:
+        log.info("Courses that teach nothing:\n%s", bullet_list(dataset.describe_left_out(found.left_out)))
     rows = rows.persist()
     try:
         data = _made_of(rows, config)
-        same = registry.made_of(data)
+        same = registry.made_of(data) or (None if may_be_champion else registry.made_of(PAST + data))
         if same is not None:
             log.info("Nothing was trained: %s version %s was made of just these data", config.mlflow.model, same)
-            return
+            return same
         model, held_out = learner.learn(rows, courses, config.analytics.label)
         measured = _measure(rows, held_out, courses, model.spec.features, config.analytics.capacity)
         checks = promotion.checks(
@@ -65,20 +93,25 @@ def train(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> Non
         )
         prepared = learner.encoded(rows, model.spec, keep=("week",))
         reference = drift.reference(prepared, model.spec.features)
-        card = model_card.trained(config, as_of, snapshots, model, courses, measured, checks)
+        card = model_card.trained(config, as_of, snapshots, model, found, measured, checks)
         card["groups"], card["refusals"] = group_gaps(spark, held_out, config.analytics.capacity)
     finally:
         rows.unpersist()
     documents = {"measures.json": measured, drift.REFERENCE: reference}
-    entry = Entry(_run_name(as_of), _params(model, courses, config, as_of), _series(measured), documents, data)
+    entry = Entry(_run_name(as_of), _params(model, courses, config, as_of), _series(measured), documents)
     registered = registry.register(model, entry)
     failed = [check for check in checks if not check.passed]
-    if not failed:
-        registry.promote(registered.version)
-    card.update(version=registered.version, champion=not failed)
+    card.update(version=registered.version, champion=not failed and may_be_champion)
     registry.log_text(registered.run, json.dumps(card, default=str), model_card.DOCUMENT)
     _show(spark, registry, registered.run, card)
-    _log_verdict(config, registered, champion, measured, failed)
+    _log_verdict(config, registered, measured, failed if may_be_champion else [])
+    settled = max(course.end_at for course in courses) + dt.timedelta(days=config.analytics.settling_days)
+    verdict = Verdict(registered.version, not failed, champion.version if champion else None)
+    if may_be_champion:
+        registry.complete(registered.version, data, settled, verdict)
+    else:
+        registry.complete(registered.version, PAST + data, settled)
+    return registered.version
 
 
 def _refuse(
@@ -105,7 +138,6 @@ def _show(spark: SparkSession, registry: Registry, run: str, card: dict[str, Any
 def _log_verdict(
     config: Config,
     registered: Registered,
-    champion: Registered | None,
     measured: dict[str, Any],
     failed: Sequence[promotion.Check],
 ) -> None:
@@ -116,16 +148,13 @@ def _log_verdict(
         measured["held_out"], overall["logistic_regression"]["auc"] or 0.5, overall["logistic_regression"]["brier"],
     )  # fmt: skip
     if failed:
-        remains = f"version {champion.version} remains" if champion else "there is none yet"
-        log.warning("It does not become champion (%s):\n%s", remains, bullet_list(str(check) for check in failed))
-    else:
-        log.info("It is champion")
+        log.warning("It does not become champion:\n%s", bullet_list(str(check) for check in failed))
 
 
 def _made_of(rows: DataFrame, config: Config) -> str:
     """What a model of these rows is made of and measured by: the same word, the same model and the same verdict."""
     wanted = config.analytics
-    rules = (wanted.label, wanted.capacity, wanted.champion, sorted(learner.XGB_PARAMS.items()), calibration.METHOD)
+    rules = (wanted.label, wanted.capacity, wanted.champion, learner.rules())
     text = repr((rows.columns, dataset.fingerprint(rows), rules))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -145,7 +174,7 @@ def _against_champion(
     """
     if champion is None or champion.model.spec.label != config.analytics.label:
         return None
-    if not set(champion.model.spec.features) <= set(rows.columns):
+    if not set(champion.model.spec.columns) <= set(rows.columns):
         return None
     unseen = held_out.where(~F.col("courseid").isin(list(champion.model.spec.courses)))
     own = metrics.measures(metrics.counted(unseen, config.analytics.capacity))
@@ -179,7 +208,7 @@ def group_gaps(spark: SparkSession, scored: DataFrame, capacity: int) -> tuple[l
 
 
 def _measure(
-    rows: DataFrame, held_out: DataFrame, courses: Sequence[dataset.Course], names: Sequence[str], capacity: int
+    rows: DataFrame, held_out: DataFrame, courses: Sequence[labels.Course], names: Sequence[str], capacity: int
 ) -> dict[str, Any]:
     """Measures per week and over all of the held-out rows, beside the baselines on the same rows.
 
@@ -188,14 +217,16 @@ def _measure(
     """
     held = dataset.holdout(courses)
     if held.latest_term:
-        what = f"the held-out term of {dataset.describe(held.folds[0])}"
+        what = f"the held-out term of {dataset.describe(held.folds[-1])}"
     else:
         what = f"{dataset.describe(courses)}, out of fold by course"
+    # Of very many rows a part measures the model (learner.MAX_SAMPLE): the same measures what it is compared with.
+    same = rows.join(held_out.select(*dataset.KEYS), list(dataset.KEYS), "left_semi")
     by_baseline: dict[str, DataFrame] = {}
-    for fold in held.folds:
+    for fold in held.measured:
         inside = dataset.in_courses(fold)
         for name, baseline in baselines.fit(rows.where(~inside), names).items():
-            scored = baseline(rows.where(inside))
+            scored = baseline(same.where(inside))
             by_baseline[name] = by_baseline[name].unionByName(scored) if name in by_baseline else scored
     all_scored = {"model": held_out, **by_baseline}
     counts = {name: metrics.counted(scored, capacity, "week") for name, scored in all_scored.items()}
@@ -217,7 +248,7 @@ def _run_name(as_of: dt.datetime | None) -> str:
 
 
 def _params(
-    model: learner.Model, courses: Sequence[dataset.Course], config: Config, as_of: dt.datetime | None
+    model: learner.Model, courses: Sequence[labels.Course], config: Config, as_of: dt.datetime | None
 ) -> dict[str, Any]:
     return {
         "label": model.spec.label,
@@ -229,8 +260,7 @@ def _params(
         "terms": len(dataset.terms(courses)),
         "demographics": config.analytics.demographics,
         "features": len(model.spec.features),
-        **{name: round(value, 4) for name, value in dataclasses.asdict(model.spec.calibration).items()},
-        **learner.XGB_PARAMS,
+        **learner.chosen(model.spec),
     }
 
 

@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 
 from moodle_lakehouse.errors import LakehouseError, reason
 from moodle_lakehouse.ingest import sync_state
-from moodle_lakehouse.ingest.sync_state import SyncState
+from moodle_lakehouse.ingest.sync_state import LakeChecksums, SyncState
 from moodle_lakehouse.lake import snapshots, tables, writers
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,19 @@ class Committer:
         """Commit a state and no rows."""
         nothing = tables.local_rows(self.spark, [], self.spark.table(self.table).schema)
         self.commit(state, lambda: writers.append(nothing, self.table, run_id=state.run_id, summary=state.summary()))
+
+    def as_committed(self, state: SyncState) -> Any:
+        """Return the table as it is after the commit of a state, loaded; None when another run has committed since then."""
+        loaded = tables.load(self.spark, self.table)
+        found = sync_state.newest(loaded)
+        return loaded if found is not None and found.state.commit == state.commit else None
+
+    def record_checksums(self, loaded: Any, checksums: LakeChecksums) -> None:
+        """Keep the checksums of the loaded table's rows with it; no snapshot is made."""
+        change = loaded.updateProperties()
+        for name, text in checksums.summary().items():
+            change.set(name, text)
+        change.commit()
 
     def holds_loaded_rows(self) -> bool:
         """Return whether the table still holds the rows of `loaded`: maintenance may have moved them to other files."""

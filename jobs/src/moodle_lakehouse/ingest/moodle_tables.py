@@ -86,6 +86,7 @@ class MoodleTable:
     known: bool = True  # False: unlisted text columns are the rule and not reported
     person: tuple[PersonColumn, ...] = ()
     numbers: frozenset[str] = frozenset()  # whole numbers that are declared to be no user's id
+    expected: frozenset[str] = frozenset()  # columns to be read that the catalogue names for this table alone
 
     @property
     def keeps_purged(self) -> bool:
@@ -218,6 +219,7 @@ class SourcePlan:
 
     tables: tuple[TablePlan, ...]
     missing: tuple[str, ...]
+    missing_columns: tuple[str, ...]  # table.column, of tables that the site has
     unlisted: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -287,6 +289,7 @@ class _Table(_Model):
             for c, rule in self.person.items()
         ]
         declared = {*self.person, *self.numbers}
+        read = {*self.text.keep, *self.text.hash, *self.text.reduce, *declared, *([self.cursor] if self.cursor else [])}
         return MoodleTable(
             name=name,
             key=tuple(self.key),
@@ -301,6 +304,7 @@ class _Table(_Model):
             known=known,
             person=(*person, *[c for c in columns.person() if c.name not in declared]),
             numbers=frozenset([*self.numbers, *columns.numbers]) - self.person.keys(),
+            expected=frozenset(read - {*self.key, *self.drop}) if known else frozenset(),
         )
 
 
@@ -394,13 +398,14 @@ def plan(
         for name in names:
             wanted.setdefault(name, catalogue.table(name, decided.get(name, {}), is_module=is_module))
     optional = set(modules) - set(catalogue.tables)
-    plans, missing, notes = [], [], []
+    plans, missing, missing_columns, notes = [], [], [], []
     for name, table in wanted.items():
         found = source_tables.get(prefix + name)
         if found is None:
             if name not in optional:
                 missing.append(name)
             continue
+        missing_columns += [f"{name}.{column}" for column in table.expected - {column.name for column in found}]
         policy = _Policy(table, privacy, decided.get(name, {}), prefix, profile_fields, hash_key)
         one = _plan_table(table, prefix, found, policy)
         if not one.columns:
@@ -412,7 +417,9 @@ def plan(
         for name in source_tables
         if name.startswith(prefix) and name.removeprefix(prefix) not in wanted
     )
-    return SourcePlan(tuple(plans), tuple(sorted(missing)), tuple(unlisted), tuple(notes))
+    return SourcePlan(
+        tuple(plans), tuple(sorted(missing)), tuple(sorted(missing_columns)), tuple(unlisted), tuple(notes)
+    )
 
 
 @dataclass(frozen=True)
@@ -531,12 +538,19 @@ def _reduction(
         wanted = ", ".join(sql_text(f) for f in profile_fields)
         fields = f"SELECT id FROM {quoted_name(prefix + 'user_info_field')} WHERE shortname IN ({wanted})"
         return f"CASE WHEN {quoted_name(rule.column)} IN ({fields}) THEN {name} END"
-    arms = []
+    from_json, from_php = [], []
     for event, keys in rule.events.items():
-        json = _json_object(name, [tuple(k.split(".")) for k in keys], named_by=rule.named_by)
-        arms.append(f"WHEN {sql_text(event)} THEN {json}")
+        paths = [tuple(k.split(".")) for k in keys]
+        json = _json_object(name, paths, named_by=rule.named_by)
+        php = _php_object(name, paths, named_by=rule.named_by)
+        from_json.append(f"WHEN {sql_text(event)} THEN {json}")
+        from_php.append(f"WHEN {sql_text(event)} THEN {php}")
     events = ", ".join(sql_text(event) for event in rule.events)
-    return f"CASE WHEN `eventname` IN ({events}) AND JSON_VALID({name}) THEN CASE `eventname` {' '.join(arms)} END END"
+    return (
+        f"CASE WHEN `eventname` NOT IN ({events}) THEN NULL"
+        f" WHEN JSON_VALID({name}) THEN CASE `eventname` {' '.join(from_json)} END"
+        f" WHEN {name} LIKE {sql_text('a:%:{%}')} THEN CASE `eventname` {' '.join(from_php)} END END"
+    )
 
 
 def _bytes(sql: str, spark_type: str) -> str:
@@ -566,6 +580,45 @@ def _json_object(
         value = _json_object(column, below, here) if below else f"JSON_EXTRACT({source}, '$.{'.'.join(here)}')"
         parts.append(f"'{name}', {value}")
     return f"JSON_OBJECT({', '.join(parts)})"
+
+
+def _php_object(column: str, paths: list[tuple[str, ...]], *, named_by: str | None = None) -> str:
+    """Return the SQL of a JSON object with the given paths of a column in PHP's own format, as sites without JSON keep it.
+
+    A key is looked for as serialize() writes it, from the start of the array around it: Moodle writes what people typed
+    (name) after the keys that tell what it is.
+    """
+    parts = []
+    for name in dict.fromkeys(path[0] for path in paths):
+        below = [path[1:] for path in paths if path[0] == name and len(path) > 1]
+        rest = _after_php_key(column, name)
+        value = _php_object(rest, below) if below else _php_word(rest)
+        if named_by and name == "name":
+            texts = ", ".join(sql_text(module) for module in table_names.NAMED_BY_TEXT)
+            value = (
+                f"CASE WHEN {_php_word(_after_php_key(column, named_by))} NOT IN ({texts}) THEN {_php_text(rest)} END"
+            )
+        parts.append(f"'{name}', {value}")
+    return f"JSON_OBJECT({', '.join(parts)})"
+
+
+def _after_php_key(column: str, key: str) -> str:
+    """Return the SQL of what follows a key in PHP's format; null where there is no such key."""
+    token = f's:{len(key)}:"{key}";'
+    return f"SUBSTRING({column}, NULLIF(LOCATE({sql_text(token)}, {column}), 0) + {len(token)})"
+
+
+def _php_word(rest: str) -> str:
+    """Return the SQL of the word or number that a text in PHP's format (s:4:"quiz"; i:9; N;) begins with, null for N."""
+    return f"NULLIF(TRIM(BOTH '\"' FROM SUBSTRING_INDEX(SUBSTRING_INDEX({rest}, ';', 1), ':', -1)), 'N')"
+
+
+def _php_text(rest: str) -> str:
+    """Return the SQL of the text that a text in PHP's format begins with: any, since its length in bytes stands before it."""
+    length = f"CAST(SUBSTRING_INDEX(SUBSTRING({rest}, 3), ':', 1) AS UNSIGNED)"
+    begin = f"LENGTH(SUBSTRING_INDEX({rest}, '\"', 1)) + 2"
+    text = f"CONVERT(SUBSTRING(CAST(CONVERT({rest} USING utf8mb4) AS BINARY), {begin}, {length}) USING utf8mb4)"
+    return f"CASE WHEN {rest} LIKE {sql_text('s:%')} THEN {text} END"
 
 
 def _if_named(column: str, named_by: str) -> str:

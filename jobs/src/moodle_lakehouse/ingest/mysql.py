@@ -15,6 +15,8 @@ from pymysql.cursors import Cursor
 
 from moodle_lakehouse.config import MoodleConfig
 from moodle_lakehouse.errors import ConfigError, LakehouseError, SourceError, without_values
+from moodle_lakehouse.lake import availability
+from moodle_lakehouse.lake.availability import Part
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +25,8 @@ RETRY_DELAYS = (1, 4, 10)  # seconds before another attempt at an error that pas
 
 # Too many connections (of all, of this user), a shutdown or a broken connection; locks held by others.
 _TRANSIENT = {1040, 1053, 1158, 1159, 1160, 1161, 1203, 1205, 1213, 1226, 2002, 2003, 2006, 2013}
+
+_AWAY = {1053, 2002, 2003, 2006, 2013}  # those of them that say that nobody is there
 
 # Errors of the server that quote names of users, hosts, databases, tables and columns alone. Others quote the statement or
 # values of rows, which are not to be printed or kept.
@@ -95,22 +99,24 @@ def reserved(moodle: MoodleConfig, lake: str) -> Iterator[None]:
             connection.close()
 
 
+def part(moodle: MoodleConfig) -> Part:
+    """Return the source as something that a job needs: a server that has no connection left does answer."""
+
+    def ask() -> str | None:
+        try:
+            _connect(moodle, availability.ANSWER_SECONDS, availability.ANSWER_SECONDS).close()
+        except (pymysql.err.MySQLError, RuntimeError) as error:
+            code = error.args[0] if error.args else 0
+            return str(error.args[-1]) if code in _AWAY else None
+        return None
+
+    return Part("Moodle's database", moodle.endpoint, _REMEDIES[2003], ask)
+
+
 def _connection(moodle: MoodleConfig) -> pymysql.Connection[Cursor]:
     for delay in (*RETRY_DELAYS, None):
         try:
-            return pymysql.connect(
-                host=moodle.host,
-                port=moodle.port,
-                user=moodle.user,
-                password=moodle.password(),
-                database=moodle.database,
-                charset="utf8mb4",
-                connect_timeout=CONNECT_SECONDS,
-                read_timeout=600,
-                autocommit=True,
-                ssl=_tls(moodle.tls, moodle.tls_ca),
-                ssl_disabled=moodle.tls == "disabled",
-            )
+            return _connect(moodle, CONNECT_SECONDS, 600)
         except (pymysql.err.MySQLError, RuntimeError) as error:  # RuntimeError: an authentication method it lacks
             failure = _source_error(error, moodle)
             if delay is None or not failure.passing:
@@ -118,6 +124,22 @@ def _connection(moodle: MoodleConfig) -> pymysql.Connection[Cursor]:
             log.info("%s; again in %s s", failure.what, delay)
             time.sleep(delay)
     raise AssertionError("the last attempt returns or raises")
+
+
+def _connect(moodle: MoodleConfig, connect_seconds: int, read_seconds: int) -> pymysql.Connection[Cursor]:
+    return pymysql.connect(
+        host=moodle.host,
+        port=moodle.port,
+        user=moodle.user,
+        password=moodle.password(),
+        database=moodle.database,
+        charset="utf8mb4",
+        connect_timeout=connect_seconds,
+        read_timeout=read_seconds,
+        autocommit=True,
+        ssl=_tls(moodle.tls, moodle.tls_ca),
+        ssl_disabled=moodle.tls == "disabled",
+    )
 
 
 @functools.cache  # reading all authorities of the system takes longer than to connect

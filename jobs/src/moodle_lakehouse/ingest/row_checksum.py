@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyspark.sql import Column
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
@@ -31,10 +31,8 @@ class RowsChecksum:
     def __str__(self) -> str:
         return f"{self.rows}:{self.total:x}"
 
-
-def equal_counts(one: str, other: str) -> bool:
-    """Return whether two checksums, as text, are of the same number of rows."""
-    return one.split(":")[0] == other.split(":")[0]
+    def __add__(self, other: RowsChecksum) -> RowsChecksum:
+        return RowsChecksum(self.rows + other.rows, self.total + other.total)
 
 
 def sql_hash(plan: TablePlan) -> str:
@@ -56,9 +54,12 @@ def spark_hash(plan: TablePlan, lake: T.StructType) -> Column:
     return F.sha2(F.concat_ws(",", *cells), 256)
 
 
-def spark_total(row_hash: str) -> Column:
-    """Return the sum of row hashes."""
-    return F.sum(F.conv(F.substring(row_hash, 1, SUMMED_DIGITS), 16, 10).cast("decimal(20,0)"))
+def spark_checksums(plan: TablePlan, lake: DataFrame, part: Column) -> dict[int, RowsChecksum]:
+    """Return the checksum of each part's rows of the lake, by the part's number, as source_sql.checksums() does."""
+    hashed = lake.select(part.alias("part"), spark_hash(plan, lake.schema).alias("h"))
+    total = F.sum(F.conv(F.substring("h", 1, SUMMED_DIGITS), 16, 10).cast("decimal(20,0)"))
+    found = hashed.groupBy("part").agg(F.count("*"), total).collect()
+    return {int(number): RowsChecksum(rows, int(total)) for number, rows, total in found}
 
 
 _EMPTY = "''"

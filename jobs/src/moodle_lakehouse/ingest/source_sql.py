@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,16 +27,38 @@ class TableExtent:
     last: int | None = None
 
 
-def tables(cursor: Cursor, moodle: MoodleConfig) -> dict[str, list[SourceColumn]]:
-    """Return the site's tables (full names, with Moodle's prefix) and their columns in order.
+@dataclass(frozen=True)
+class SiteIdentity:
+    """What tells a Moodle from others: hash of its siteidentifier, creation of its first course and user (s since 1970).
 
-    Raises SourceError when the database is not Moodle's.
+    None: not known, which is no difference.
+    """
+
+    identifier: str | None
+    course_created: int | None
+    user_created: int | None
+
+    def differences(self, other: SiteIdentity) -> list[str]:
+        """Return what both know and is not the same."""
+        names = {
+            "identifier": "siteidentifier",
+            "course_created": "creation of the first course",
+            "user_created": "creation of the first user",
+        }
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
+        return [names[name] for name, (one, two) in pairs.items() if None not in (one, two) and one != two]
+
+
+def tables(cursor: Cursor, moodle: MoodleConfig) -> dict[str, list[SourceColumn]]:
+    """Return the site's tables and views (full names, with Moodle's prefix) and their columns in order.
+
+    Of a system-versioned table these are the current rows; a view has no primary key, so it has no sure id. Raises SourceError when the database is not Moodle's.
     """
     cursor.execute(
         "SELECT c.table_name, c.column_name, c.data_type, c.column_type, c.numeric_precision, c.numeric_scale, c.column_key"
         " FROM information_schema.columns c JOIN information_schema.tables t"
         " ON t.table_schema = c.table_schema AND t.table_name = c.table_name"
-        " WHERE c.table_schema = %s AND t.table_type = 'BASE TABLE' ORDER BY c.table_name, c.ordinal_position",
+        " WHERE c.table_schema = %s AND t.table_type IN ('BASE TABLE', 'SYSTEM VERSIONED', 'VIEW') ORDER BY c.table_name, c.ordinal_position",
         (moodle.database,),
     )
     found: dict[str, list[SourceColumn]] = {}
@@ -58,6 +82,25 @@ def module_names(cursor: Cursor, moodle: MoodleConfig) -> list[str]:
     """Return the names of the installed activity modules: each has a table of its own name."""
     cursor.execute(f"SELECT name FROM {quoted_name(moodle.prefix + 'modules')} ORDER BY id")
     return [str(row[0]) for row in cursor.fetchall()]
+
+
+def site_identity(cursor: Cursor, moodle: MoodleConfig, found: Mapping[str, Sequence[SourceColumn]]) -> SiteIdentity:
+    """Return what tells this Moodle from others, as far as its tables (of tables()) say it."""
+
+    def value(table: str, column: str, rest: str) -> Any:
+        full = moodle.prefix + table
+        if column not in {one.name for one in found.get(full, ())}:
+            return None
+        cursor.execute(f"SELECT {quoted_name(column)} FROM {quoted_name(full)} {rest} LIMIT 1")
+        row = cursor.fetchone()
+        return None if row is None else row[0]
+
+    identifier = value("config", "value", "WHERE name = 'siteidentifier'")
+    created = [value(table, "timecreated", "ORDER BY id") for table in ("course", "user")]
+    return SiteIdentity(
+        None if identifier is None else hashlib.sha256(_text(identifier).encode()).hexdigest(),
+        *(None if moment is None else int(moment) for moment in created),
+    )
 
 
 def estimated_rows(cursor: Cursor, moodle: MoodleConfig) -> dict[str, int]:

@@ -2,6 +2,10 @@
 
 The state commits with the rows that it describes, in one snapshot, so neither exists without the other.
 Maintenance commits snapshots without a state: the nearest ancestor's then counts.
+
+What the lake's rows add up to is computed from them once they are there, and kept as a property of the table that names
+the commit: checksums of what the source said would be of another moment than the rows that were read. A run that dies
+between the two leaves a state without checksums, so that the next run compares.
 """
 
 from __future__ import annotations
@@ -27,9 +31,8 @@ class SyncState(snapshots.Record):
     """What a commit records of its table, as JSON.
 
     source: the full name there; strategy: the catalogue's; columns: name -> type and a hash of the SQL that reads it;
-    rows: of the table; watermark: the highest id or cursor (None: there is none); checksum: of the source's rows that
-    the next run checks first, whole: of all its rows, for strategy merge (None: they changed while they were read, or
-    only a part was read); full_at: seconds since 1970 when all rows were last compared; commit: this commit's own name.
+    rows: of the table; watermark: the highest id or cursor (None: there is none); full_at: seconds since 1970 when all
+    rows were last compared; commit: this commit's own name.
     Defaults mean "not known".
     """
 
@@ -40,8 +43,6 @@ class SyncState(snapshots.Record):
     columns: dict[str, str]
     run_id: str = ""
     watermark: int | None = None
-    checksum: str | None = None
-    whole: str | None = None
     rows: int
     full_at: int = 0
     commit: str = Field(default_factory=lambda: secrets.token_hex(8))
@@ -62,6 +63,25 @@ class SyncState(snapshots.Record):
         """Return the columns that are still read by the same SQL."""
         now = columns(plan)
         return {name for name, text in self.columns.items() if name in now and _sql_hash(now[name]) == _sql_hash(text)}
+
+
+class LakeChecksums(snapshots.Record):
+    """What the lake's rows add up to after a commit, as the source computes it of its own (row_checksum).
+
+    recent: of the rows that the next run checks first; whole: of all, for strategy merge. None: not known.
+    """
+
+    PROPERTY = "lakehouse.ingest.checksums"
+
+    commit: str
+    recent: str | None = None
+    whole: str | None = None
+
+    @classmethod
+    def of_state(cls, loaded: Any, state: SyncState) -> LakeChecksums:
+        """Return the checksums of a state's commit; without any where its run ended before they were computed."""
+        found = cls.parse(loaded.properties().get(cls.PROPERTY))
+        return found if found is not None and found.commit == state.commit else cls(commit=state.commit)
 
 
 def columns(plan: TablePlan) -> dict[str, str]:

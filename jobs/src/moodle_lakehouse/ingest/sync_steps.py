@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from moodle_lakehouse.ingest import (
     jdbc_reader,
     mysql,
     read_plan,
+    row_checksum,
     schema_evolution,
     source_sql,
     sync_state,
@@ -27,9 +27,10 @@ from moodle_lakehouse.ingest import (
 from moodle_lakehouse.ingest.committer import Committer, OvertakenError, SyncAgainError
 from moodle_lakehouse.ingest.connection_limit import ConnectionLimiter
 from moodle_lakehouse.ingest.moodle_tables import TablePlan
+from moodle_lakehouse.ingest.row_checksum import RowsChecksum
 from moodle_lakehouse.ingest.source_sql import TableExtent
-from moodle_lakehouse.ingest.sync_state import SyncState
-from moodle_lakehouse.lake import job_runs, tables, writers
+from moodle_lakehouse.ingest.sync_state import LakeChecksums, SyncState
+from moodle_lakehouse.lake import job_runs, staging, tables, writers
 from moodle_lakehouse.lake.table_names import quoted_name
 
 PIECE_ROWS = 250_000  # of one query of the Arrow reader
@@ -61,17 +62,13 @@ class SourceProbe:
     """What the source answered, at one moment, before anything was read.
 
     condition: for the rows in question (None: all); extent: of these; table_rows: of all rows, where a part is merged;
-    recent: the condition for what the next run checks first, checksum: of these rows; whole: the checksum of all rows,
-    where the strategy compares it; max_rows: that a task may hold.
+    watermark: up to which the lake will have all rows of that moment; max_rows: that a task may hold.
     """
 
     condition: str | None
     extent: TableExtent
     table_rows: int
     watermark: int | None
-    recent: str | None
-    checksum: str | None
-    whole: str | None
     max_rows: int
 
 
@@ -97,7 +94,12 @@ class Differences:
 
 
 class TableSync(ABC):
-    """One attempt to sync one table: the steps that the strategies share. loaded: the raw table; None: the first load."""
+    """One attempt to sync one table: the steps that the strategies share. loaded: the raw table; None: the first load.
+
+    checks_whole: whether the checksum of all rows is recorded beside that of the recent ones.
+    """
+
+    checks_whole = False
 
     def __init__(
         self,
@@ -111,6 +113,7 @@ class TableSync(ABC):
         self.spark, self.config, self.plan, self.limiter = spark, config, plan, limiter
         self.table = table
         self.state = None if loaded is None else sync_state.read(loaded)
+        self.checksums = None if self.state is None else LakeChecksums.of_state(loaded, self.state)
         self.committer = Committer(spark, table, loaded)
         self.notes = list(plan.notes)
 
@@ -141,20 +144,22 @@ class TableSync(ABC):
         """Bring the table from its recorded state up to the source."""
 
     def _update_whole(self, state: SyncState) -> TableResult:
-        """Compare all rows, unless their checksum is the recorded one."""
-        probe = self._probe()
-        if probe.checksum is not None and probe.checksum == state.checksum:
-            return self._unchanged(state)
+        """Compare all rows, unless the source's checksum is the lake's."""
+        with self._source() as cursor:
+            probe = self._probe_by(cursor)
+            if self._holds(lambda lake: lake.recent, cursor, self._until(probe.extent)):
+                return self._unchanged(state)
         return self._sync_all(probe, record=False)
 
     def _sync_all(self, probe: SourceProbe, *, record: bool) -> TableResult:
         """Merge the differences of all rows; a table without a key is rebuilt."""
-        return self._merge(probe, self._compare(probe), record=record) if self.plan.key else self._rebuild(probe)
+        return self._merge(probe, record=record) if self.plan.key else self._rebuild(probe)
 
     # Query the source
 
     @contextmanager
     def _source(self) -> Iterator[Cursor]:
+        """Yield a cursor whose queries all see one moment: what is decided by several belongs into one block."""
         with self.limiter.take(1), mysql.connect(self.config.moodle) as cursor:
             yield cursor
 
@@ -163,34 +168,25 @@ class TableSync(ABC):
 
     def _probe(self, condition: str | None = None) -> SourceProbe:
         with self._source() as cursor:
-            extent = source_sql.extent(cursor, self.plan, condition)
-            table_rows = self._table_rows(cursor, condition, extent)
-            watermark = self._watermark(extent.last)
-            recent = read_plan.all_of(read_plan.since(self.plan, watermark), self._until(extent))
-            checksum = source_sql.checksum(cursor, self.plan, recent)
-            whole = self._whole_checksum(cursor, extent) if condition is None else None
-            max_rows = MAX_TASK_BYTES // (ROW_BYTES + source_sql.longest_row(cursor, self.plan, condition))
-            return SourceProbe(
-                condition, extent, table_rows, watermark, recent, checksum, whole, max_rows=max(1, max_rows)
-            )
+            return self._probe_by(cursor, condition)
 
-    def _probe_again(self, probe: SourceProbe, arrived: int) -> tuple[int, SourceProbe]:
-        """Return the rows in question after they were read, and the probe without checksums that no longer hold.
+    def _probe_by(self, cursor: Cursor, condition: str | None = None) -> SourceProbe:
+        extent = source_sql.extent(cursor, self.plan, condition)
+        table_rows = self._table_rows(cursor, condition, extent)
+        max_rows = MAX_TASK_BYTES // (ROW_BYTES + source_sql.longest_row(cursor, self.plan, condition))
+        return SourceProbe(condition, extent, table_rows, self._watermark(extent.last), max(1, max_rows))
 
-        The rows are counted only if another number than before arrived.
-        """
+    def _holds(self, of: Callable[[LakeChecksums], str | None], cursor: Cursor, condition: str | None) -> bool:
+        """Return whether the source's rows that fulfil a condition are those of the lake, by one of its checksums."""
+        known = None if self.checksums is None else of(self.checksums)
+        return known is not None and source_sql.checksum(cursor, self.plan, condition) == known
+
+    def _rows_after(self, probe: SourceProbe, arrived: int) -> int:
+        """Return the rows in question after they were read; they are counted only if another number than before arrived."""
+        if arrived == probe.extent.rows:
+            return arrived
         with self._source() as cursor:
-            rows = probe.extent.rows
-            if arrived != rows:
-                condition = read_plan.all_of(probe.condition, self._until(probe.extent))
-                rows = source_sql.count(cursor, self.plan, condition)
-            checksum = source_sql.checksum(cursor, self.plan, probe.recent)
-            whole = self._whole_checksum(cursor, probe.extent) if probe.whole is not None else None
-        return rows, dataclasses.replace(
-            probe,
-            checksum=checksum if checksum == probe.checksum else None,
-            whole=whole if whole == probe.whole else None,
-        )
+            return source_sql.count(cursor, self.plan, read_plan.all_of(probe.condition, self._until(probe.extent)))
 
     def _table_rows(self, cursor: Cursor, condition: str | None, extent: TableExtent) -> int:
         """Return the rows of the source, as far as the strategy needs them."""
@@ -201,10 +197,6 @@ class TableSync(ABC):
         if last is None and self.state is not None and self.state.watermark is not None:
             return max(self.state.watermark, 0)
         return last
-
-    def _whole_checksum(self, cursor: Cursor, extent: TableExtent) -> str | None:
-        """Return the checksum of all rows, where the strategy records it."""
-        return None
 
     # Read the rows in question
 
@@ -244,10 +236,9 @@ class TableSync(ABC):
         if spec is not None and spec.isPartitioned():
             writers.partition_as(self.spark, self.table, spec)
         written = tables.row_count(self.spark, self.table) - kept
-        rows_after, confirmed = self._probe_again(probe, written)
-        if confirmed != probe:  # what was written is then known by no checksum
-            self.committer.commit_state(self._new_state(confirmed, state.rows))
+        rows_after = self._rows_after(probe, written)
         self._check_rows(written, probe, rows_after, may_exceed=self.plan.table.keeps_purged)
+        self._record_checksums(state, all_rows=probe.condition is None)
         return self._result(rows_read=written, inserted=written, watermark=probe.watermark)
 
     def _write_all(self, probe: SourceProbe, ranges: list[tuple[int, int]]) -> tuple[SyncState, int]:
@@ -272,11 +263,13 @@ class TableSync(ABC):
 
     # Merge differences into the table
 
-    def _compare(self, probe: SourceProbe) -> Differences:
-        """Read the rows in question and compare them with the lake's."""
+    @contextmanager
+    def _compared(self, probe: SourceProbe) -> Iterator[Differences]:
+        """Read the rows in question, compare them with the lake's, and yield the differences for the block's time.
+
+        They are staged: the source would answer a second reading, for a lost worker or a second scan, otherwise.
+        """
         ranges, id_column = self._ranges(probe), self.plan.id_column
-        with self.limiter.take(max(1, len(ranges))):
-            changes = self._changes(self._read(probe, ranges), probe).localCheckpoint()
         ends = (
             [F.min(quoted_name(id_column)), F.max(quoted_name(id_column))] if id_column else [F.lit(None), F.lit(None)]
         )
@@ -284,13 +277,16 @@ class TableSync(ABC):
             F.count(F.when(F.col(writers.OPERATION) == kind, 1))
             for kind in (writers.INSERT, writers.UPDATE, writers.DELETE)
         ]
-        row = changes.agg(*kinds, *ends).first()
-        assert row is not None
-        inserted, updated, deleted, low, high = row
-        table_rows = tables.rows_of(self.committer.loaded) + inserted - deleted
-        # Of a table of people they would be somebody's id in the statement, and so in Spark's event log.
-        bounds = None if low is None or self.plan.is_keyed_by_person else (low, high)
-        return Differences(changes, inserted, updated, deleted, bounds, table_rows)
+        with ExitStack() as stack:
+            with self.limiter.take(max(1, len(ranges))):
+                changes = stack.enter_context(staging.staged(self._changes(self._read(probe, ranges), probe)))
+            row = changes.agg(*kinds, *ends).first()
+            assert row is not None
+            inserted, updated, deleted, low, high = row
+            table_rows = tables.rows_of(self.committer.loaded) + inserted - deleted
+            # Of a table of people they would be somebody's id in the statement, and so in Spark's event log.
+            bounds = None if low is None or self.plan.is_keyed_by_person else (low, high)
+            yield Differences(changes, inserted, updated, deleted, bounds, table_rows)
 
     def _changes(self, rows: DataFrame, probe: SourceProbe) -> DataFrame:
         """Return the changes to the lake's rows, as writers.merge takes them: none for those that are equal."""
@@ -311,16 +307,23 @@ class TableSync(ABC):
         different = pairs.withColumn(writers.OPERATION, operation).where(F.col(writers.OPERATION).isNotNull())
         return different.select(writers.OPERATION, *columns)
 
-    def _merge(self, probe: SourceProbe, differences: Differences, *, record: bool = False) -> TableResult:
+    def _merge(self, probe: SourceProbe, *, record: bool = False) -> TableResult:
+        """Commit what differs, as _merge_differences() does."""
+        with self._compared(probe) as differences:
+            return self._merge_differences(probe, differences, record=record)
+
+    def _merge_differences(self, probe: SourceProbe, differences: Differences, *, record: bool = False) -> TableResult:
         """Commit the differences and the new state; record: commit the state even when nothing differs."""
         arrived = self._arrived(probe, differences)
-        rows_after, confirmed = self._probe_again(probe, arrived)
+        rows_after = self._rows_after(probe, arrived)
         self._check_rows(arrived, probe, rows_after, may_exceed=self.plan.table.keeps_purged)
-        state = self._new_state(confirmed, differences.table_rows)
-        if differences.total or record or self._is_worth_a_commit(state):
+        state = self.state
+        if differences.total or record or state is None:
+            state = self._new_state(probe, differences.table_rows)
             if not self.committer.holds_loaded_rows():
                 raise OvertakenError(self.table)
             self._commit_differences(differences, state)
+        self._record_checksums(state, all_rows=probe.condition is None)
         return self._result(
             rows_read=probe.extent.rows,
             inserted=differences.inserted,
@@ -358,10 +361,6 @@ class TableSync(ABC):
         """Return how many of the source's rows in question the lake holds after the merge."""
         return probe.extent.rows if probe.condition is not None else differences.table_rows
 
-    def _is_worth_a_commit(self, state: SyncState) -> bool:
-        """Return whether a new state is committed though no row changed."""
-        return self.state is not None and state.checksum is not None and state.checksum != self.state.checksum
-
     def _new_state(self, probe: SourceProbe, rows: int) -> SyncState:
         compared_all = probe.condition is None or self.state is None
         return SyncState(
@@ -370,11 +369,26 @@ class TableSync(ABC):
             columns=sync_state.columns(self.plan),
             run_id=job_runs.run_id(),
             watermark=probe.watermark,
-            checksum=probe.checksum,
-            whole=probe.whole,
             rows=rows,
             full_at=int(time.time()) if compared_all or self.state is None else self.state.full_at,
         )
+
+    def _record_checksums(self, state: SyncState, *, all_rows: bool) -> None:
+        """Record what the lake's rows add up to; all_rows: they are all as the source had them."""
+        loaded = self.committer.as_committed(state)
+        if loaded is None:
+            return
+        recent, whole = read_plan.since(self.plan, state.watermark), all_rows and self.checks_whole
+        none, parts = RowsChecksum(0, 0), {}
+        if tables.rows_of(loaded):
+            rows = tables.at(self.spark, self.table, loaded)
+            is_recent = F.lit(1) if recent is None else F.coalesce(F.expr(recent).cast("int"), F.lit(0))
+            rows = rows if whole or recent is None else rows.where(recent)
+            parts = row_checksum.spark_checksums(self.plan, rows, is_recent)
+        found, other = parts.get(1, none), parts.get(0, none)
+        checksums = LakeChecksums(commit=state.commit, recent=str(found), whole=str(found + other) if whole else None)
+        if checksums != LakeChecksums.of_state(loaded, state):
+            self.committer.record_checksums(loaded, checksums)
 
     def _unchanged(self, state: SyncState) -> TableResult:
         return self._result(watermark=state.watermark)

@@ -1,7 +1,7 @@
 """Sync one table of Moodle into its raw table: what is new or different, in one commit, or nothing at all.
 
-The source is queried first: an answer equal to the one that the last commit recorded (sync_state.SyncState) ends the
-sync without a Spark job. Otherwise the rows in question are read, compared with the lake's, and the differences
+The source is queried first: a checksum equal to that of the lake's rows (sync_state.LakeChecksums) ends the sync without
+a Spark job. Otherwise the rows in question are read, compared with the lake's, and the differences
 are merged in one commit that carries the new state. Which rows are in question depends on the strategy:
 
 append, history  ids above the watermark, which are appended; when something changed among the OVERLAP_IDS below it,
@@ -25,49 +25,60 @@ from pyspark.sql import DataFrame, SparkSession
 
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.errors import LakehouseError, SourceError, reason
-from moodle_lakehouse.ingest import hashed_columns, mysql, read_plan, row_checksum, schema_evolution, source_sql
+from moodle_lakehouse.ingest import hashed_columns, mysql, read_plan, schema_evolution, source_sql
 from moodle_lakehouse.ingest.committer import SyncAgainError
 from moodle_lakehouse.ingest.connection_limit import ConnectionLimiter
 from moodle_lakehouse.ingest.moodle_tables import TablePlan
 from moodle_lakehouse.ingest.source_sql import TableExtent
 from moodle_lakehouse.ingest.sync_state import SyncState
 from moodle_lakehouse.ingest.sync_steps import Differences, SourceProbe, TableResult, TableSync
-from moodle_lakehouse.lake import table_names, tables, writers
+from moodle_lakehouse.lake import availability, staging, table_names, tables, writers
+from moodle_lakehouse.lake.availability import Watch
 from moodle_lakehouse.lake.table_names import quoted_name
 
 log = logging.getLogger(__name__)
 
-# What the executors' JDBC driver throws when the connection or the server is gone, and how an answer that breaks off ends.
-# A source that moved on is read again, too.
+# What drivers and clients of source, store and catalog throw when the other side is gone, and how an answer that breaks
+# off ends. A source that moved on is read again, too.
 _CONNECTION_ERRORS = (
     "SQLNonTransientConnectionException", "SQLTransientConnectionException", "Connection reset", "Socket error",
-    "EOFException", hashed_columns.CAME_MEANWHILE,
+    "EOFException", "ConnectException", "HttpHostConnectException", "NoHttpResponseException", "SocketTimeoutException",
+    "UnknownHostException", "SdkClientException", "ServiceUnavailableException", "ServiceFailureException",
+    hashed_columns.CAME_MEANWHILE,
 )  # fmt: skip
 
 
-def sync(spark: SparkSession, config: Config, plan: TablePlan, limiter: ConnectionLimiter) -> TableResult:
-    """Bring the raw table of one plan up to its source; once more when the source broke off or moved too much."""
+def sync(spark: SparkSession, config: Config, plan: TablePlan, limiter: ConnectionLimiter, watch: Watch) -> TableResult:
+    """Bring the raw table of one plan up to its source.
+
+    Once more when the source moved too much or a connection broke off, and whenever a part is back that was away.
+    """
     started = time.monotonic()
     table = table_names.raw(plan.table.name)
-
-    def attempt(*, compare_all: bool) -> TableResult:
-        loaded = tables.load(spark, table)
-        return _strategy(plan)(spark, config, plan, limiter, table, loaded).run(compare_all=compare_all)
-
-    try:
-        result = attempt(compare_all=False)
-    except Exception as first:
-        uncertain = isinstance(first, SyncAgainError)
-        if not uncertain and not _is_connection_error(first):
-            raise
-        log.info("%s: %s; once more", plan.table.name, reason(first))
-        if not uncertain:
-            time.sleep(mysql.RETRY_DELAYS[-1])
+    compare_all, moved, broke, returns = False, False, False, 0
+    while True:
+        began = time.monotonic()
         try:
-            result = attempt(compare_all=isinstance(first, SyncAgainError) and first.compare_all)
-        except SyncAgainError as second:
-            raise LakehouseError(str(second), where=table, remedy="run ingest again") from second
-    return dataclasses.replace(result, seconds=time.monotonic() - started)
+            loaded = tables.load(spark, table)
+            result = _strategy(plan)(spark, config, plan, limiter, table, loaded).run(compare_all=compare_all)
+            return dataclasses.replace(result, seconds=time.monotonic() - started)
+        except SyncAgainError as error:
+            if moved:
+                raise LakehouseError(str(error), where=table, remedy="run ingest again") from error
+            moved, compare_all = True, compare_all or error.compare_all
+            log.info("%s: %s; once more", plan.table.name, reason(error))
+        except Exception as error:
+            passing = _is_connection_error(error)
+            if isinstance(error, LakehouseError) and not passing:
+                raise
+            if returns < availability.MAX_RETURNS and watch.wait(began):
+                returns += 1
+            elif passing and not broke:
+                broke = True
+                time.sleep(mysql.RETRY_DELAYS[-1])
+            else:
+                raise
+            log.info("%s: %s; once more", plan.table.name, reason(error))
 
 
 def load(spark: SparkSession, config: Config, plan: TablePlan, table: str, condition: str | None) -> TableResult:
@@ -86,7 +97,7 @@ def _strategy(plan: TablePlan) -> type[TableSync]:
 
 
 def _is_connection_error(error: Exception) -> bool:
-    """Return whether the source went away while it was read: for the driver, or for an executor."""
+    """Return whether source, store or catalog went away: for the driver, or for an executor."""
     if isinstance(error, SourceError):
         return error.passing
     return any(name in str(error) for name in _CONNECTION_ERRORS)
@@ -102,34 +113,29 @@ class SnapshotSync(TableSync):
 class MergeSync(TableSync):
     """Compare what the cursor shows as recent; the whole table when that is due or the numbers of rows disagree."""
 
+    checks_whole = True
+
     def _update(self, state: SyncState) -> TableResult:
         recent = read_plan.since(self.plan, state.watermark)
         if recent is None or time.time() - state.full_at >= self.plan.table.full_every * 3600:
-            probe = self._probe()
-            if probe.whole is not None and probe.whole == state.whole:
-                return self._unchanged(state)
+            with self._source() as cursor:
+                probe = self._probe_by(cursor)
+                if self._holds(lambda lake: lake.whole, cursor, self._until(probe.extent)):
+                    return self._unchanged(state)
             return self._sync_all(probe, record=True)
-        if self._is_as_recorded(state, recent):
-            return self._unchanged(state)
-        probe = self._probe(recent)
-        differences = self._compare(probe)
-        if differences.table_rows != probe.table_rows:  # rows were deleted, or restored with old times
-            return self._sync_all(self._probe(), record=True)
-        return self._merge(probe, differences)
-
-    def _is_as_recorded(self, state: SyncState, recent: str) -> bool:
-        if state.checksum is None:
-            return False
         with self._source() as cursor:
-            if source_sql.count(cursor, self.plan, None) != state.rows:
-                return False
-            return source_sql.checksum(cursor, self.plan, recent) == state.checksum
+            if source_sql.count(cursor, self.plan, None) == state.rows and self._holds(
+                lambda lake: lake.recent, cursor, recent
+            ):
+                return self._unchanged(state)
+            probe = self._probe_by(cursor, recent)
+        with self._compared(probe) as differences:
+            if differences.table_rows == probe.table_rows:
+                return self._merge_differences(probe, differences)
+        return self._sync_all(self._probe(), record=True)  # rows were deleted, or restored with old times
 
     def _table_rows(self, cursor: Cursor, condition: str | None, extent: TableExtent) -> int:
         return extent.rows if condition is None else source_sql.count(cursor, self.plan, None)
-
-    def _whole_checksum(self, cursor: Cursor, extent: TableExtent) -> str | None:
-        return source_sql.checksum(cursor, self.plan, self._until(extent))
 
 
 class AppendSync(TableSync):
@@ -139,40 +145,35 @@ class AppendSync(TableSync):
         recent = read_plan.since(self.plan, state.watermark)
         if recent is None:
             return self._update_whole(state)
-        if self._is_as_recorded(state, recent):
-            return self._append(state)
-        probe = self._probe(recent)
-        differences = self._compare(probe)
-        if differences.updated * 2 > probe.extent.rows - differences.inserted:
-            # Nobody changes a log: the database was set back, or replaced, and gave the same ids to other rows.
-            self.notes.append("other rows than before under the same ids: all were compared")
-            return self._sync_all(self._probe(), record=True)
-        return self._merge(probe, differences)
-
-    def _is_as_recorded(self, state: SyncState, recent: str) -> bool:
-        if state.checksum is None:
-            return False
-        below = f"{recent} AND {quoted_name(self.plan.cursor or '')} <= {state.watermark}"
-        with self._source() as cursor:
-            return source_sql.checksum(cursor, self.plan, below) == state.checksum
-
-    def _append(self, state: SyncState) -> TableResult:
-        """Append the rows above the watermark in one commit: nothing is compared."""
         guard = writers.AppendGuard.of(self.committer.loaded, self.plan.cursor or "", state.watermark or 0)
         above = f"{quoted_name(guard.key)} > {guard.watermark}"
+        below = f"{recent} AND {quoted_name(guard.key)} <= {guard.watermark}"
+        # What lies below the watermark is checked at the moment whose highest id becomes the next watermark: a row that
+        # was committed late in between would be above neither, and in the end below the overlap.
         with self._source() as cursor:
-            if not source_sql.count(cursor, self.plan, above):
+            appends = self._holds(lambda lake: lake.recent, cursor, below)
+            if appends and not source_sql.count(cursor, self.plan, above):
                 return self._unchanged(state)
-        probe = self._probe(above)
+            probe = self._probe_by(cursor, above if appends else recent)
+        if appends:
+            return self._append(guard, probe)
+        with self._compared(probe) as differences:
+            # Nobody changes a log: the database was set back, or replaced, and gave the same ids to other rows.
+            is_another = differences.updated * 2 > probe.extent.rows - differences.inserted
+            if not is_another:
+                return self._merge_differences(probe, differences)
+        self.notes.append("other rows than before under the same ids: all were compared")
+        return self._sync_all(self._probe(), record=True)
+
+    def _append(self, guard: writers.AppendGuard, probe: SourceProbe) -> TableResult:
+        """Append the rows above the watermark in one commit: nothing is compared."""
         ranges, rows_before = self._ranges(probe), tables.rows_of(guard.loaded)
-        new_state = self._new_state(probe, rows_before + probe.extent.rows)
+        state = self._new_state(probe, rows_before + probe.extent.rows)
         with self.limiter.take(max(1, len(ranges))):
-            self.committer.commit_validated(new_state, lambda: self._append_rows(guard, probe, ranges, new_state))
+            self.committer.commit_validated(state, lambda: self._append_rows(guard, probe, ranges, state))
         arrived = tables.row_count(self.spark, self.table) - rows_before
-        if arrived != probe.extent.rows:
-            rows_after, confirmed = self._probe_again(probe, arrived)
-            self.committer.commit_state(self._new_state(confirmed, rows_before + arrived))
-            self._check_rows(arrived, probe, rows_after, may_exceed=True)
+        self._check_rows(arrived, probe, self._rows_after(probe, arrived), may_exceed=True)
+        self._record_checksums(state, all_rows=False)
         return self._result(rows_read=arrived, inserted=arrived, watermark=probe.watermark)
 
     def _append_rows(
@@ -190,12 +191,11 @@ class AppendSync(TableSync):
         """Replace the table's rows but for those that the source has purged."""
         if self.committer.loaded is None or not self.plan.key:
             return super()._write_all(probe, ranges)
-        rows = self._read(probe, ranges).localCheckpoint()
-        purged = self._purged(rows)
-        count = purged.count()
-        state = self._new_state(probe, probe.extent.rows + count)
-        self._write_rows(rows.unionByName(purged), state)
-        return state, count
+        with staging.staged(self._read(probe, ranges)) as rows, staging.staged(self._purged(rows)) as purged:
+            count = purged.count()
+            state = self._new_state(probe, probe.extent.rows + count)
+            self._write_rows(rows.unionByName(purged), state)
+            return state, count
 
     def _purged(self, rows: DataFrame) -> DataFrame:
         """Return rows of the lake that the source no longer has, null in columns that are read in another way now."""
@@ -203,7 +203,7 @@ class AppendSync(TableSync):
         same = self.state.same_sql(self.plan) if self.state is not None else set(lake.columns)
         purged = lake.join(rows.select(*self.plan.key), how="left_anti", on=list(self.plan.key))
         purged = purged.select(*[quoted_name(c) for c in lake.columns if c in same or c in self.plan.key])
-        return schema_evolution.shaped(purged, rows.schema).localCheckpoint()
+        return schema_evolution.shaped(purged, rows.schema)
 
     def _table_rows(self, cursor: Cursor, condition: str | None, extent: TableExtent) -> int:
         """Return the rows in question, once it is clear that the source is the one that was read before.
@@ -236,9 +236,3 @@ class AppendSync(TableSync):
 
     def _arrived(self, probe: SourceProbe, differences: Differences) -> int:
         return self._compared_rows(self.spark.table(self.table), probe).count() + differences.inserted
-
-    def _is_worth_a_commit(self, state: SyncState) -> bool:
-        """Purged rows are not worth a snapshot: they would make one for long."""
-        if self.state is None or not super()._is_worth_a_commit(state):
-            return False
-        return row_checksum.equal_counts(str(state.checksum), str(self.state.checksum))

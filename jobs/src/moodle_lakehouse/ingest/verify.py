@@ -24,6 +24,7 @@ from pyspark.sql import functions as F
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.errors import ConfigError, LakehouseError
 from moodle_lakehouse.ingest import jdbc_reader, mysql, row_checksum, source_sql, suppression_list, sync_state
+from moodle_lakehouse.ingest import job as ingest_job
 from moodle_lakehouse.ingest.connection_limit import ConnectionLimiter
 from moodle_lakehouse.ingest.job import Source
 from moodle_lakehouse.ingest.moodle_tables import TablePlan, private_number
@@ -128,18 +129,24 @@ def chosen(site: Source, names: Sequence[str]) -> list[TablePlan]:
     return [plans[name] for name in dict.fromkeys(names)] if names else list(plans.values())
 
 
-def run(spark: SparkSession, config: Config, plans: Sequence[TablePlan]) -> VerifyResult:
-    """Compare the tables; raises DifferentError, which holds the result, when they are not all equal."""
+def run(spark: SparkSession, config: Config, site: Source, names: Sequence[str] = ()) -> VerifyResult:
+    """Compare the named tables, or all and those that the lake holds and the source no longer shows.
+
+    Raises DifferentError, which holds the result, when they are not all equal.
+    """
     with job_runs.job(spark, "verify") as job:
-        limiter, plans = (
-            ConnectionLimiter(config.moodle.max_connections),
-            suppression_list.leave_out(spark, config, plans),
-        )
-        work = {plan.table.name: partial(_check, spark, config, plan, limiter) for plan in plans}
+        limiter = ConnectionLimiter(config.moodle.max_connections)
+        plans = suppression_list.leave_out(spark, config, chosen(site, names))
+        work = {plan.table.name: partial(check, spark, config, plan, limiter) for plan in plans}
         result = VerifyResult(*worker_pool.each(spark, work, workers=config.moodle.max_connections, name="verify"))
+        if not names:
+            result.tables.extend(
+                TableCheck(name, 0, rows, differences=(Difference(None, None, 0, rows),), note=ingest_job.GONE)
+                for name, rows in ingest_job.gone(spark, config, site).items()
+            )
         job.detail.update(
             tables=len(result.tables),
-            rows=sum(check.source_rows for check in result.tables),
+            rows=sum(one.source_rows for one in result.tables),
             differing={c.table: [dataclasses.asdict(one) for one in c.differences[:10]] for c in result.differing},
             failures=result.failures,
         )
@@ -148,7 +155,8 @@ def run(spark: SparkSession, config: Config, plans: Sequence[TablePlan]) -> Veri
     return result
 
 
-def _check(spark: SparkSession, config: Config, plan: TablePlan, limiter: ConnectionLimiter) -> TableCheck:
+def check(spark: SparkSession, config: Config, plan: TablePlan, limiter: ConnectionLimiter) -> TableCheck:
+    """Compare one table with its source; a table that is not in the lake differs by all rows."""
     started = time.monotonic()
     loaded = tables.load(spark, table_names.raw(plan.table.name))
     if loaded is None or loaded.currentSnapshot() is None:
@@ -257,9 +265,7 @@ class _TableCheck:
         return lake.select(column, row_checksum.spark_hash(self.plan, lake.schema).alias("h"))
 
     def _lake_checksums(self, parts: _IdRanges | None) -> dict[int, RowsChecksum]:
-        hashed = self._hashed(self.lake, (parts.column if parts else F.lit(0)).alias("part"))
-        totals = hashed.groupBy("part").agg(F.count("*"), row_checksum.spark_total("h"))
-        return {int(number): RowsChecksum(rows, int(total)) for number, rows, total in totals.collect()}
+        return row_checksum.spark_checksums(self.plan, self.lake, parts.column if parts else F.lit(0))
 
     # What differs
 

@@ -156,9 +156,14 @@ _CURATED = (
         ("user_key", "courseid"), "curate",
         (
             _USER_KEY, _COURSEID,
-            _later("enrolled_at", "timestamp", "earliest start or creation of the enrolments in the course"),
-            _later("unenrolled_at", "timestamp", "null for who is still enrolled, or enrolled again"),
-            _later("is_suspended", "boolean", "every present enrolment is suspended", nullable=False),
+            _later("enrolled_at", "timestamp", "earliest start of the enrolments in the course"),
+            _later("unenrolled_at", "timestamp", "when the last one ended or will end, null for no end"),
+            _later(
+                "is_suspended", "boolean", "no present enrolment is active, or the account is suspended or deleted",
+                nullable=False,
+            ),
+            _later("suspended_at", "timestamp", "since when, null for who is not suspended"),
+            _later("suspension_is_exact", "boolean", "Moodle dates it; else it is when an ingest first saw it"),
             _later("completed_at", "timestamp", "when the course was completed"),
         ),
     ),
@@ -168,9 +173,32 @@ _CURATED = (
         (
             _key("itemid", "bigint", "number of the grade item"), Column("courseid", "bigint", "course"),
             Column("cmid", "bigint", "course module, null for a manual item"), _MODNAME, _USER_KEY,
-            _later("fraction", "double", "grade by the highest possible"),
-            _later("weight", "double", "aggregation coefficient of the item, 0 when unknown"),
+            _later("fraction", "double", "place between the lowest grade possible, 0, and the highest, 1"),
+            _later("weight", "double", "of the item in the course's total, comparable within the course, 0 when unknown"),
+            _later("is_extra_credit", "boolean", "adds to the total and is no part of it", nullable=False),
             _later("submitted_at", "timestamp", "null when not known"),
+            _later("graded_at", "timestamp", "when it was last set"),
+        ),
+    ),
+    Contract(
+        table_names.FACT_GRADE_CHANGE, "what each grade was from when on; without Moodle's history of grades the last value alone",
+        "grade item, student and change", ("itemid", "user_key", "changed_at"), "curate",
+        (
+            _key("itemid", "bigint", "number of the grade item"), Column("courseid", "bigint", "course"),
+            Column("cmid", "bigint", "course module, null for a manual item"), _MODNAME, _USER_KEY,
+            _key("changed_at", "timestamp", "since when it was so"),
+            Column("fraction", "double", "place between the lowest grade possible, 0, and the highest, 1; null: no grade any more"),
+            Column("weight", "double", "of the item as of now, as of fact_grade"),
+            _key("is_extra_credit", "boolean", "adds to the total and is no part of it"),
+        ),
+    ),
+    Contract(
+        table_names.FACT_COURSE_GRADE, "students' totals of courses; those deleted with an enrolment come from the history",
+        "course and student", ("courseid", "user_key"), "curate",
+        (
+            _COURSEID, _USER_KEY,
+            _later("fraction", "double", "place between the lowest total possible, 0, and the highest, 1"),
+            _later("pass_fraction", "double", "place of the grade to pass, null where the course has none"),
             _later("graded_at", "timestamp", "when it was last set"),
         ),
     ),
@@ -180,7 +208,15 @@ _CURATED = (
         (
             _COURSEID, _CMID, _MODNAME, _USER_KEY, _key("attempt", "int", "from 1"),
             _later("submitted_at", "timestamp", "when it was handed in"),
-            _later("due_at", "timestamp", "null when not set"), _later("status", "string", "Moodle's state"),
+            _later("due_at", "timestamp", "the student's own date, null when not set"),
+            _later("status", "string", "Moodle's state"),
+        ),
+    ),
+    Contract(
+        table_names.DUE_DATE_EXCEPTION, "due dates of single students that are not everybody's: overrides and extensions",
+        "assessment and student", ("cmid", "user_key"), "curate",
+        (
+            _COURSEID, _CMID, _USER_KEY, _later("due_at", "timestamp", "the student's own date, null for none"),
         ),
     ),
 )  # fmt: skip
@@ -198,7 +234,16 @@ _COUNTS = (
     ("events_2w", "of the last two weeks"), ("trend", "log1p of weekly events of the last two weeks less that of the weeks before"),
     ("writes", "events that change something"), ("resources", "different resources used"),
     *((group, f"events in modules of the group {group}") for group in _MODULE_GROUPS),
+    ("past_courses", "the student's other courses that were over"), ("past_completed", "share of them completed"),
+    ("past_left", "share of them left before their end"), ("past_grade", "mean grade in them, 0 to 1"),
 )  # fmt: skip
+_EXPECTED = (
+    ("past_non_completion", "log odds of not completing, from the student's past courses, less the usual"),
+    ("past_withdrawal", "the same of leaving"),
+    ("past_grade_gap", "mean grade in past courses less those courses' mean, less where there are few"),
+    ("runs_non_completion", "log odds of not completing in earlier runs of the course, less the usual"),
+    ("runs_withdrawal", "the same of leaving"),
+)
 _AGAINST_COHORT = (
     "lead_z", "handed_in_vs", "on_time_vs", "last_due_vs", "days_early_z", "days_since_submission_vs", "grade_avg_vs",
     "grade_avg_z", "grade_last_vs", "grade_last_z", "days_since_access_vs", "active_days_vs", "active_days_2w_vs",
@@ -224,6 +269,7 @@ _DERIVED = (
             _key("enrolled", "boolean", "had begun by then"),
             *(Column(name, "double", meaning) for name, meaning in _COUNTS),
             *map(_against_cohort, _AGAINST_COHORT),
+            *(Column(name, "double", meaning) for name, meaning in _EXPECTED),
         ),
         (
             Column("attr_", "double", "a configured attribute of the enrolment"),
@@ -236,10 +282,10 @@ _DERIVED = (
         (
             _RUN_ID, _AS_OF, _key("scored_at", "timestamp", "when"), _USER_KEY, _COURSEID,
             _key("week", "int", "week of the course that was scored"),
-            _key("probability", "double", "calibrated probability of not completing"),
+            Column("probability", "double", "calibrated probability of not completing, null in a list by rules"),
             _key("band", "string", "low, medium or high"), Column("change", "double", "since last week, null without one"),
             *(Column(f"reason_{i}", "string", "reason in words, the strongest first") for i in (1, 2, 3)),
-            Column("model_version", "string", "version of the model"),
+            Column("model_version", "string", "version of the model, `rules` where there was none"),
             Column("data_snapshots", "map<string,bigint>", "snapshot of each table that the score was made of"),
         ),
     ),
@@ -325,13 +371,23 @@ _OPS = (
             _key("erased_at", "timestamp", "when"), _RUN_ID,
         ),
     ),
+    Contract(
+        table_names.MOODLE_SITE, "which Moodle the lake is of: ingest refuses another", "identity of the site",
+        ("recorded_at",), "ingest",
+        (
+            _key("recorded_at", "timestamp", "when; the newest row counts"),
+            Column("identifier", "string", "SHA-256 of Moodle's siteidentifier"),
+            Column("course_created", "bigint", "creation of the first course, s since 1970"),
+            Column("user_created", "bigint", "creation of the first user, s since 1970"), _RUN_ID,
+        ),
+    ),
 )  # fmt: skip
 
 CONTRACTS = {one.table: one for one in (*_IDENTITY, *_CURATED, *_DERIVED, *_OPS)}
 
 # What curate needs of each raw table, by Moodle's names. What people are in them: ingest/moodle_tables.yml.
 RAW_COLUMNS: dict[str, str] = {
-    "user": "id bigint, deleted int, timecreated bigint",
+    "user": "id bigint, deleted int, suspended int, timecreated bigint, timemodified bigint",
     "user_info_field": "id bigint, shortname string",
     "user_info_data": "userid bigint, fieldid bigint, data string",
     "course": "id bigint, category bigint, shortname string, fullname string, startdate bigint, enddate bigint, visible int",
@@ -342,19 +398,29 @@ RAW_COLUMNS: dict[str, str] = {
     "context": "id bigint, contextlevel bigint, instanceid bigint, path string",
     "role": "id bigint, shortname string, archetype string",
     "role_assignments": "roleid bigint, contextid bigint, userid bigint, timemodified bigint",
-    "enrol": "id bigint, courseid bigint",
-    "user_enrolments": "id bigint, status bigint, enrolid bigint, userid bigint, timestart bigint, timecreated bigint",
+    "enrol": "id bigint, courseid bigint, status bigint, timecreated bigint, timemodified bigint",
+    "user_enrolments": "id bigint, status bigint, enrolid bigint, userid bigint, timestart bigint, timeend bigint,"
+    " timecreated bigint, timemodified bigint",
     "course_completions": "userid bigint, course bigint, timecompleted bigint",
     "grade_items": "id bigint, courseid bigint, itemtype string, itemmodule string, iteminstance bigint,"
-    " grademax decimal(10,5), aggregationcoef decimal(10,5)",
-    "grade_grades": "itemid bigint, userid bigint, finalgrade decimal(10,5), timecreated bigint, timemodified bigint",
+    " categoryid bigint, gradetype int, grademin decimal(10,5), grademax decimal(10,5), gradepass decimal(10,5),"
+    " aggregationcoef decimal(10,5), aggregationcoef2 decimal(10,5)",
+    "grade_categories": "id bigint, parent bigint, aggregation bigint, path string",
+    "grade_grades": "itemid bigint, userid bigint, finalgrade decimal(10,5), excluded bigint, timecreated bigint,"
+    " timemodified bigint",
     "grade_grades_history": "id bigint, action bigint, source string, timemodified bigint, itemid bigint, userid bigint,"
-    " finalgrade decimal(10,5)",
+    " finalgrade decimal(10,5), excluded bigint, rawgrademin decimal(10,5), rawgrademax decimal(10,5)",
+    "groups": "id bigint, courseid bigint",
+    "groupings_groups": "groupingid bigint, groupid bigint",
     "groups_members": "groupid bigint, userid bigint",
-    "assign": "id bigint, duedate bigint",
+    "assign": "id bigint, course bigint, duedate bigint, teamsubmission int, teamsubmissiongroupingid bigint,"
+    " preventsubmissionnotingroup int",
+    "assign_overrides": "assignid bigint, groupid bigint, userid bigint, sortorder bigint, duedate bigint",
+    "assign_user_flags": "assignment bigint, userid bigint, extensionduedate bigint",
     "assign_submission": "assignment bigint, userid bigint, groupid bigint, timemodified bigint, status string,"
     " attemptnumber bigint",
     "quiz": "id bigint, timeclose bigint",
+    "quiz_overrides": "quiz bigint, groupid bigint, userid bigint, timeclose bigint",
     "quiz_attempts": "quiz bigint, userid bigint, attempt int, preview int, state string, timefinish bigint",
     "logstore_standard_log": "id bigint, eventname string, component string, action string, target string, objectid bigint,"
     " crud string, edulevel int, contextlevel bigint, contextinstanceid bigint, userid bigint, courseid bigint,"

@@ -32,12 +32,8 @@ def stamp(inputs: Mapping[str, int], *settings: object) -> str:
 
 
 def moment(as_of: dt.datetime | None) -> str | None:
-    """Return a moment for a fingerprint: of today only the day, since results change by the week and not by the second."""
-    if as_of is None:
-        return None
-    when = point_in_time.utc(as_of)
-    is_today = abs(dt.datetime.now(dt.UTC) - when) < dt.timedelta(days=1)
-    return when.date().isoformat() if is_today else when.isoformat()
+    """Return a moment for a fingerprint, to the second: a course's week may end at any hour of a day."""
+    return None if as_of is None else point_in_time.utc(as_of).isoformat(timespec="seconds")
 
 
 def summary(fingerprint: str) -> dict[str, str]:

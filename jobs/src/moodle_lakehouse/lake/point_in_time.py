@@ -24,9 +24,12 @@ _RULES: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "dim_course": (None, ()),
     "dim_resource": ("added_at", ("deleted_at",)),
     "fact_event": ("occurred_at", ()),
-    "fact_enrolment": ("enrolled_at", ("unenrolled_at", "completed_at")),
+    "fact_enrolment": ("enrolled_at", ("unenrolled_at", "suspended_at", "completed_at")),
     "fact_grade": ("graded_at", ()),
+    "fact_grade_change": ("changed_at", ()),
+    "fact_course_grade": ("graded_at", ()),
     "fact_submission": ("submitted_at", ()),
+    "due_date_exception": (None, ()),
 }
 
 # Courses that start within this many days of the latest start belong to its term.

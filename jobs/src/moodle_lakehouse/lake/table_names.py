@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 CATALOG = "lakehouse"
+STAGING = "staging"  # the namespace of what a running job keeps for itself
 SANDBOX = "sandbox"  # the catalog of analysts' own tables
 NAMESPACES = ("raw", "identity", "curated", "features", "marts", "ops")
 USER_KEY = f"{CATALOG}.identity.user_key"
@@ -16,10 +17,14 @@ DIM_RESOURCE = f"{CATALOG}.curated.dim_resource"
 FACT_EVENT = f"{CATALOG}.curated.fact_event"
 FACT_ENROLMENT = f"{CATALOG}.curated.fact_enrolment"
 FACT_GRADE = f"{CATALOG}.curated.fact_grade"
+FACT_GRADE_CHANGE = f"{CATALOG}.curated.fact_grade_change"
+FACT_COURSE_GRADE = f"{CATALOG}.curated.fact_course_grade"
 FACT_SUBMISSION = f"{CATALOG}.curated.fact_submission"
+DUE_DATE_EXCEPTION = f"{CATALOG}.curated.due_date_exception"
 CURATED = (
     DIM_USER, USER_ATTRIBUTE, ENROLMENT_ATTRIBUTE, DIM_COURSE, DIM_RESOURCE,
-    FACT_EVENT, FACT_ENROLMENT, FACT_GRADE, FACT_SUBMISSION,
+    FACT_EVENT, FACT_ENROLMENT, FACT_GRADE, FACT_GRADE_CHANGE, FACT_COURSE_GRADE, FACT_SUBMISSION,
+    DUE_DATE_EXCEPTION,
 )  # fmt: skip
 # Activity modules that Moodle names by the start of the text that they show: their name is text like any other.
 NAMED_BY_TEXT = ("label", "unilabel", "customlabel")
@@ -31,6 +36,7 @@ RESOURCE_HISTORY = f"{CATALOG}.marts.resource_history"
 JOB_RUN = f"{CATALOG}.ops.job_run"
 DATA_QUALITY = f"{CATALOG}.ops.data_quality"
 ERASED_USER = f"{CATALOG}.ops.erased_user"
+MOODLE_SITE = f"{CATALOG}.ops.moodle_site"
 
 
 _PLAIN = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]*)?")  # a part that SQL takes as it is, and none at all
@@ -45,6 +51,11 @@ def raw(name: str) -> str:
 def bench(name: str) -> str:
     """Return a table that lives as long as a benchmark."""
     return full_name(CATALOG, "bench", name)
+
+
+def staging(name: str) -> str:
+    """Return a table that lives as long as the job that makes it."""
+    return full_name(CATALOG, STAGING, name)
 
 
 # A full name is what Spark calls a multi-part identifier: its parts with dots between them, in backticks where they are

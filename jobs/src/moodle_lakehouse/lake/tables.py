@@ -18,7 +18,7 @@ from moodle_lakehouse.lake import table_names
 def bench_namespace(spark: SparkSession) -> Iterator[None]:
     """Make the namespace of benchmarks' tables, and drop it when none is left."""
     bench = table_names.full_name(table_names.CATALOG, "bench")
-    _create_namespace(spark, bench)
+    create_namespace(spark, bench)
     try:
         yield
     finally:
@@ -29,10 +29,11 @@ def bench_namespace(spark: SparkSession) -> Iterator[None]:
 def ensure_namespaces(spark: SparkSession) -> None:
     """Make the namespaces that the jobs write to."""
     for name in table_names.NAMESPACES:
-        _create_namespace(spark, table_names.full_name(table_names.CATALOG, name))
+        create_namespace(spark, table_names.full_name(table_names.CATALOG, name))
 
 
-def _create_namespace(spark: SparkSession, namespace: str) -> None:
+def create_namespace(spark: SparkSession, namespace: str) -> None:
+    """Make a namespace (full name) unless it is there."""
     spark.sql(f"CREATE NAMESPACE IF NOT EXISTS {table_names.quoted(namespace)}")
 
 
@@ -71,6 +72,11 @@ def read_at(spark: SparkSession, table: str, snapshot: int) -> DataFrame:
             remedy="snapshots are kept as long as the retention says; what is older cannot be read again",
         )
     return spark.read.option("snapshot-id", snapshot).table(table)
+
+
+def at(spark: SparkSession, table: str, loaded: Any) -> DataFrame:
+    """Return the rows of a loaded table that has some, whatever is committed to it later."""
+    return spark.read.option("snapshot-id", str(loaded.currentSnapshot().snapshotId())).table(table)
 
 
 def load(spark: SparkSession, table: str) -> Any:

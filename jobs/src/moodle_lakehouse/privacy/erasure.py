@@ -32,7 +32,17 @@ from moodle_lakehouse.curated import raw_tables, user_keys
 from moodle_lakehouse.errors import LakehouseError, bullet_list, reason
 from moodle_lakehouse.ingest import moodle_tables, mysql, suppression_list
 from moodle_lakehouse.ingest.moodle_tables import Catalogue, MoodleTable, PersonColumn, person_columns
-from moodle_lakehouse.lake import contracts, files, job_runs, snapshots, table_names, tables, worker_pool, writers
+from moodle_lakehouse.lake import (
+    contracts,
+    files,
+    job_runs,
+    snapshots,
+    staging,
+    table_names,
+    tables,
+    worker_pool,
+    writers,
+)
 from moodle_lakehouse.lake.contracts import Contract, Person
 from moodle_lakehouse.lake.table_names import literal, quoted_name
 from moodle_lakehouse.privacy import file_scan
@@ -100,6 +110,7 @@ def run(spark: SparkSession, config: Config, ids: Sequence[int]) -> Erasure:
     with reserved, job_runs.job(spark, "erase-user") as job, without_ids(ids):
         who, active = people(config, ids), _active(spark, ids)
         tables.ensure_namespaces(spark)
+        staging.clear(spark)  # an ingest that was killed may have left rows there
         suppression_list.remember(spark, config.privacy.key(), ids)
         known = rules(spark, config)
         before = file_scan.scan(spark, who, known)

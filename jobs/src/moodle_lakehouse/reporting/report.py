@@ -16,7 +16,7 @@ from rich.text import Text
 
 from moodle_lakehouse.clustering import matching, naming
 from moodle_lakehouse.config import Config
-from moodle_lakehouse.dropout import dataset, labels, scoring
+from moodle_lakehouse.dropout import dataset, labels, rules, scoring
 from moodle_lakehouse.errors import ConfigError
 from moodle_lakehouse.lake import point_in_time, table_names, tables
 
@@ -54,7 +54,7 @@ def collect(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> d
         "moves": matching.changes_of_cluster(courses),
         "not_scored": None,
     }
-    if not students:
+    if document["scored"] is None or document["scored"]["model_version"] == rules.BASIS:
         document["not_scored"] = _why_not(spark, config, as_of)
     return document
 
@@ -76,11 +76,21 @@ def _latest(df: DataFrame | None, as_of: dt.datetime | None) -> DataFrame | None
 
 def _students(spark: SparkSession, risks: DataFrame) -> list[dict[str, Any]]:
     courses = spark.table(table_names.DIM_COURSE).select("courseid", "shortname")
+    # A list by rules has no probability: the more rules hold, the higher.
+    order = (
+        F.desc("probability"),
+        F.col("reason_3").isNull(),
+        F.col("reason_2").isNull(),
+        "band",
+        "courseid",
+        "user_key",
+    )
     top = (
-        risks.orderBy(F.desc("probability"), "courseid", "user_key")
+        risks.where(F.col("probability").isNotNull() | (F.col("band") != "low"))
+        .orderBy(*order)
         .limit(MAX_STUDENTS)
         .join(F.broadcast(courses), "courseid", "left")
-        .orderBy(F.desc("probability"), "courseid", "user_key")
+        .orderBy(*order)
     )
     return [
         {
@@ -151,27 +161,25 @@ def _why_not(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> 
 
 def _text(document: dict[str, Any]) -> str:
     out = io.StringIO()
-    console = Console(file=out, width=WIDTH, force_terminal=False, color_system=None, highlight=False, emoji=False)
+    console = _console(out)
     outcome = labels.NAMES[document["label"]]
+    scored = document["scored"]
     if document["students"]:
-        scored = document["scored"]
-        console.print(_risk_table(document["students"], outcome))
-        console.print(
-            f"{scored['students']:,} students in {scored['courses']:,} running courses scored as of {_day(scored['as_of'])}"
-            f" by model version {scored['model_version']}:"
-            f" {scored['high']:,} high ({_share(scoring.HIGH)} or more), {scored['medium']:,} medium"
-            f" ({_share(scoring.MEDIUM)} or more), {scored['low']:,} low.",
-            soft_wrap=False,
-        )
-        console.print(WHO)
+        title = "Students at risk by rules" if scored["model_version"] == rules.BASIS else f"Most at risk of {outcome}"
+        console.print(_risk_table(document["students"], title))
     else:
         console.print(Text("No students at risk to show", style="bold"))
-        console.print(document["not_scored"], markup=False)
+    if scored:
+        console.print(_scored_line(scored), soft_wrap=False)
+    if document["not_scored"]:
+        console.print(document["not_scored"])
+    if document["students"]:
+        console.print(WHO)
     console.print()
     if document["clusters"]:
         console.print(_cluster_table(document["clusters"]))
         if document["moves"]["again"]:
-            console.print(_moves_line(document["moves"]), markup=False)
+            console.print(_moves_line(document["moves"]))
     else:
         console.print("No clusters of courses yet: no course has begun, or cluster has not run.")
     until, as_of = document["data_until"], document["as_of"]
@@ -182,9 +190,31 @@ def _text(document: dict[str, Any]) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
-def _risk_table(students: list[dict[str, Any]], outcome: str) -> Table:
+def _scored_line(scored: dict[str, Any]) -> str:
+    by_rules = scored["model_version"] == rules.BASIS
+    bands = (
+        (" (two rules, or never came)", " (one rule)", "")
+        if by_rules
+        else (f" ({_share(scoring.HIGH)} or more)", f" ({_share(scoring.MEDIUM)} or more)", "")
+    )
+    by = "by rules, since there is no model yet" if by_rules else f"by model version {scored['model_version']}"
+    counts = [f"{scored[name]:,} {name}{what}" for name, what in zip(("high", "medium", "low"), bands, strict=True)]
+    return (
+        f"{scored['students']:,} students in {scored['courses']:,} running courses scored as of {_day(scored['as_of'])}"
+        f" {by}: {', '.join(counts)}."
+    )
+
+
+def _console(out: io.StringIO) -> Console:
+    """Return a console that prints text as it is: names of courses may hold what rich would take for its markup."""
+    return Console(
+        file=out, width=WIDTH, force_terminal=False, color_system=None, highlight=False, emoji=False, markup=False
+    )
+
+
+def _risk_table(students: list[dict[str, Any]], title: str) -> Table:
     table = Table(
-        title=f"Most at risk of {outcome}",
+        title=title,
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -203,9 +233,9 @@ def _risk_table(students: list[dict[str, Any]], outcome: str) -> Table:
         table.add_row(
             f"{student['user_key']}\n{_short(student['course'])}",
             str(student["week"]),
-            _share(student["probability"]),
+            "" if student["probability"] is None else _share(student["probability"]),
             student["band"],
-            "new" if change is None else f"{_signed(100 * change)} pts",
+            "" if student["probability"] is None else "new" if change is None else f"{_signed(100 * change)} pts",
             Text("\n".join(why)),
             end_section=True,
         )
