@@ -130,14 +130,26 @@ class Lake:
         }
         self.rows[table_names.FACT_EVENT].append(tuple(row.values()))
 
-    def submit(self, userid: int, cmid: int, days: float, status: str = "submitted") -> None:
+    def change(self, cmid: int, days: float, due: float | None, visible: bool = True) -> None:
+        """A teacher sets a resource's date and visibility anew, so many days after its course's start."""
+        start, resources = self.starts[self.course_of[cmid]], self.rows[table_names.DIM_RESOURCE]
+        place = next(place for place, row in enumerate(resources) if row[0] == cmid)
+        *rest, due_at, was_visible, is_deleted, deleted_at = resources[place]
+        former = [row for row in self.rows[table_names.DIM_RESOURCE_VERSION] if row[0] == cmid]
+        since = former[-1][-1] if former else None
+        version = (cmid, len(former) + 1, due_at, was_visible, since, day(start, days))
+        self.rows[table_names.DIM_RESOURCE_VERSION].append(version)
+        self.due[cmid] = None if due is None else day(start, due)
+        resources[place] = (*rest, self.due[cmid], visible, is_deleted, deleted_at)
+
+    def submit(
+        self, userid: int, cmid: int, days: float, status: str = "submitted", known: float | None = None
+    ) -> None:
         courseid = self.course_of[cmid]
+        at, since = (day(self.starts[courseid], when) for when in (days, days if known is None else known))
         self.rows[table_names.FACT_SUBMISSION].append(
-            (
-                courseid, cmid, self.modname[cmid], key(userid), 1, day(self.starts[courseid], days),
-                self.due[cmid], status,
-            )
-        )  # fmt: skip
+            (courseid, cmid, self.modname[cmid], key(userid), 1, at, since, self.due[cmid], status)
+        )
 
     def grade(
         self, userid: int, cmid: int, days: float, fraction: float | None, weight: float = 1.0, extra: bool = False
@@ -154,11 +166,11 @@ class Lake:
         row = (courseid, key(userid), float(fraction), to_pass, day(self.starts[courseid], days))
         self.rows[table_names.FACT_COURSE_GRADE].append(row)
 
-    def extend(self, userid: int, cmid: int, days: float | None) -> None:
-        """A due date of one student's own; None: none."""
-        courseid = self.course_of[cmid]
-        own = None if days is None else day(self.starts[courseid], days)
-        self.rows[table_names.DUE_DATE_EXCEPTION].append((courseid, cmid, key(userid), own))
+    def extend(self, userid: int, cmid: int, days: float | None, known: float | None = None) -> None:
+        """A due date of one student's own; None: none. known: when it was given; None: nobody knows."""
+        start = self.starts[self.course_of[cmid]]
+        own, since = (None if when is None else day(start, when) for when in (days, known))
+        self.rows[table_names.DUE_DATE_EXCEPTION].append((self.course_of[cmid], cmid, key(userid), own, since))
 
     def attribute(self, userid: int, courseid: int, name: str, value: float) -> None:
         self.rows[table_names.ENROLMENT_ATTRIBUTE].append((key(userid), courseid, name, value))
@@ -169,7 +181,19 @@ class Lake:
             self.rows[table_names.USER_ATTRIBUTE].append(row)
 
     def frame(self, spark: SparkSession, table: str) -> DataFrame:
-        return tables.local_rows(spark, self.rows[table], SCHEMAS[table])
+        rows = self.rows[table]
+        if table == table_names.DIM_RESOURCE_VERSION:
+            rows = [*rows, *self._newest()]
+        return tables.local_rows(spark, rows, SCHEMAS[table])
+
+    def _newest(self) -> list[tuple[Any, ...]]:
+        """The resources as they are, as versions."""
+        former = self.rows[table_names.DIM_RESOURCE_VERSION]
+        found = []
+        for row in self.rows[table_names.DIM_RESOURCE]:
+            before = [version for version in former if version[0] == row[0]]
+            found.append((row[0], len(before) + 1, row[7], row[8], before[-1][-1] if before else None, None))
+        return found
 
     def sources(self, spark: SparkSession, cut: Any = None, attributes: Sequence[str] = ()) -> features.Sources:
         """The tables as features.build takes them; cut: a function (frame, table) -> frame."""
@@ -183,6 +207,7 @@ class Lake:
             enrolments=activity.of_this_run(known(table_names.FACT_ENROLMENT), known(table_names.DIM_COURSE)),
             events=known(table_names.FACT_EVENT),
             resources=known(table_names.DIM_RESOURCE),
+            versions=known(table_names.DIM_RESOURCE_VERSION),
             submissions=known(table_names.FACT_SUBMISSION),
             grades=known(table_names.FACT_GRADE_CHANGE),
             totals=known(table_names.FACT_COURSE_GRADE),

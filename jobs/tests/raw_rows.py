@@ -35,6 +35,11 @@ def rows(df: DataFrame, *columns: str) -> list[tuple[Any, ...]]:
     return sorted((tuple(row) for row in df.select(*columns).collect()), key=str)
 
 
+def written(df: DataFrame) -> DataFrame:
+    """Return the rows as the table that they would be written to has them: what comes of it is not planned with them."""
+    return tables.local_rows(df.sparkSession, [tuple(row) for row in df.collect()], df.schema)
+
+
 def roles_of(spark: SparkSession, *given: tuple[int, int, tuple[int, int] | None, tuple[int, int] | None]) -> DataFrame:
     """Return roles as course_roles() gives them: user, course, from when until when staff, from when until when student."""
     span = "struct<since: bigint, until: bigint>"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from functools import partial
 from typing import Any
 
 import pytest
 from moodle_lakehouse.curated import assessments
-from moodle_lakehouse.lake import tables
+from moodle_lakehouse.lake import contracts, table_names, tables
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from raw_rows import at, raw, rows
+from raw_rows import at, raw, rows, written
 
 
 @pytest.fixture
@@ -138,7 +139,8 @@ def test_what_a_grade_was_before(spark: SparkSession, places: DataFrame, student
         {"itemid": 2, "userid": 4, "finalgrade": Decimal(6), "timemodified": 60},
         {"itemid": 2, "userid": 3, "finalgrade": Decimal(6), "timemodified": 60, "excluded": 1},
     )
-    found = assessments.fact_grade_change(grades, history, items, places, students)
+    nothing = tables.local_rows(spark, [], contracts.ddl(table_names.FACT_GRADE_CHANGE))
+    found = assessments.fact_grade_change(grades, history, items, places, students, nothing)
     assert rows(found, "itemid", "cmid", "user_key", "changed_at", "fraction") == [
         (1, 1, "key2", at(32), 0.4),
         (1, 1, "key2", at(34), 0.8),
@@ -147,6 +149,29 @@ def test_what_a_grade_was_before(spark: SparkSession, places: DataFrame, student
         (1, 1, "key5", at(35), 0.5),
         (2, None, "key4", at(60), 0.6),
     ]
+
+
+def test_a_grade_that_no_history_keeps_is_remembered(
+    spark: SparkSession, places: DataFrame, students: DataFrame
+) -> None:
+    """What an ingest saw before Moodle overwrote it, once; not of grades that are gone, nor where Moodle knows better."""
+    items = weighted(spark, {"id": 1, "itemtype": "mod", "itemmodule": "quiz", "iteminstance": 3})
+    no_history = raw(spark, "grade_grades_history")
+    found = tables.local_rows(spark, [], contracts.ddl(table_names.FACT_GRADE_CHANGE))
+    for value, moment in ((4, 20), (4, 20), (9, 50), (9, 50)):
+        grade = {"itemid": 1, "finalgrade": Decimal(value), "timemodified": moment}
+        people = [{**grade, "userid": 2}, *([{**grade, "userid": 3}] if moment == 20 else [])]
+        grades = raw(spark, "grade_grades", *people)
+        found = written(assessments.fact_grade_change(grades, no_history, items, places, students, found))
+    columns = ("itemid", "cmid", "user_key", "changed_at", "fraction", "weight", "is_extra_credit")
+    assert rows(found, *columns) == [
+        (1, 1, "key2", at(20), 0.4, 0.0, False), (1, 1, "key2", at(50), 0.9, 0.0, False)
+    ]  # fmt: skip
+    change = {"id": 1, "itemid": 1, "userid": 2, "action": 1, "finalgrade": Decimal(5), "timemodified": 10}
+    grades = raw(spark, "grade_grades", {"itemid": 1, "userid": 2, "finalgrade": Decimal(9), "timemodified": 50})
+    kept = raw(spark, "grade_grades_history", change)
+    found = assessments.fact_grade_change(grades, kept, items, places, students, found)
+    assert rows(found, "changed_at", "fraction") == [(at(10), 0.5), (at(50), 0.9)]
 
 
 def test_totals_of_courses(spark: SparkSession, students: DataFrame) -> None:
@@ -209,7 +234,9 @@ def test_submissions_and_attempts(spark: SparkSession, places: DataFrame, studen
         assessments.assignments(
             submissions,
             raw(spark, "assign", {"id": 4, "duedate": 65}, {"id": 5, "duedate": 0}),
-            tables.local_rows(spark, [(4, 6, 3)], "assignment bigint, groupid bigint, userid bigint"),
+            tables.local_rows(
+                spark, [(4, 6, 3, 85)], "assignment bigint, groupid bigint, userid bigint, joined bigint"
+            ),
         ),
         assessments.attempts(
             raw(
@@ -227,13 +254,13 @@ def test_submissions_and_attempts(spark: SparkSession, places: DataFrame, studen
         places,
         students,
     )
-    columns = ["courseid", "cmid", "modname", "user_key", "attempt", "submitted_at", "due_at", "status"]
+    columns = ["courseid", "cmid", "modname", "user_key", "attempt", "submitted_at", "known_at", "due_at", "status"]
     assert found.columns == columns
     assert rows(found, *columns) == [
-        (10, 1, "quiz", "key2", 1, at(90), None, "finished"),
-        (10, 2, "assign", "key2", 1, at(50), at(65), "submitted"),
-        (10, 2, "assign", "key2", 2, at(70), at(65), "submitted"),
-        (10, 2, "assign", "key3", 1, at(80), at(90), "submitted"),
+        (10, 1, "quiz", "key2", 1, at(90), at(90), None, "finished"),
+        (10, 2, "assign", "key2", 1, at(50), at(50), at(65), "submitted"),
+        (10, 2, "assign", "key2", 2, at(70), at(70), at(65), "submitted"),
+        (10, 2, "assign", "key3", 1, at(80), at(85), at(90), "submitted"),  # joined the team later
     ]
 
 
@@ -312,7 +339,10 @@ def test_natural_weighting_and_extra_credit(spark: SparkSession) -> None:
 
 def test_due_dates_of_single_users(spark: SparkSession) -> None:
     """Case B: a user's override, then the first group's (a quiz: the latest), then everybody's; an extension moves it."""
-    members = [{"groupid": group, "userid": user} for group, user in ((6, 3), (7, 3), (6, 4), (6, 5))]
+    members = [
+        {"groupid": group, "userid": user, "timeadded": 10 * group + user}
+        for group, user in ((6, 3), (7, 3), (6, 4), (6, 5))
+    ]
     found = assessments.own_due_dates(
         raw(spark, "assign", {"id": 4, "duedate": 100}, {"id": 5, "duedate": 0}),
         raw(
@@ -341,9 +371,40 @@ def test_due_dates_of_single_users(spark: SparkSession) -> None:
         ),
         raw(spark, "groups_members", *members),
     )
-    assert rows(found, "modname", "instance", "userid", "own_due") == [
-        ("assign", 4, 3, 300), ("assign", 4, 4, 0), ("assign", 4, 5, 250), ("assign", 4, 7, 150),
-        ("quiz", 4, 3, 500), ("quiz", 4, 4, 500), ("quiz", 4, 5, 50),
+    assert rows(found, "modname", "instance", "userid", "own_due", "joined") == [
+        ("assign", 4, 3, 300, 73), ("assign", 4, 4, 0, None), ("assign", 4, 5, 250, 65), ("assign", 4, 7, 150, None),
+        ("quiz", 4, 3, 500, 73), ("quiz", 4, 4, 500, 64), ("quiz", 4, 5, 50, None),
+    ]  # fmt: skip
+
+
+def test_an_own_due_date_is_known_from_when_it_was_given(
+    spark: SparkSession, places: DataFrame, students: DataFrame
+) -> None:
+    """By the log; of a group's, not before the student came into it."""
+
+    def event(number: int, name: str, time: int, userid: int | None = None, group: int | None = None) -> dict[str, Any]:
+        other = None if group is None else json.dumps({"groupid": group})
+        return {
+            "id": number, "eventname": name, "timecreated": time, "contextinstanceid": 2, "relateduserid": userid,
+            "other": other, "origin": "web",
+        }  # fmt: skip
+
+    events = raw(
+        spark,
+        "logstore_standard_log",
+        event(1, r"\mod_assign\event\user_override_created", 30, userid=2),
+        event(2, r"\mod_assign\event\extension_granted", 40, userid=2),
+        event(3, r"\mod_assign\event\group_override_created", 35, group=6),
+    )
+    members = raw(spark, "groups_members", {"groupid": 6, "userid": 3, "timeadded": 50})
+    own = tables.local_rows(
+        spark,
+        [("assign", 4, 2, 300, None), ("assign", 4, 3, 300, 50), ("assign", 4, 4, 300, None)],
+        "modname string, instance bigint, userid bigint, own_due bigint, joined bigint",
+    )
+    found = assessments.due_date_exception(own, assessments.granted(events, members), places, students)
+    assert rows(found, "user_key", "due_at", "known_at") == [
+        ("key2", at(300), at(40)), ("key3", at(300), at(50)), ("key4", at(300), None)
     ]  # fmt: skip
 
 

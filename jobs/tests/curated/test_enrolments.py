@@ -175,3 +175,20 @@ def test_only_who_has_a_students_role_is_a_student(spark: SparkSession, users: D
     )
     # of 5 and 7 no role is known; 6 was a student until the role was taken away
     assert rows(found, "userid", "unenrolled_at") == [(3, None), (4, None), (5, None), (6, at(7)), (7, at(9))]
+
+
+def test_a_role_given_later_changes_nothing_before(spark: SparkSession, users: DataFrame, courses: DataFrame) -> None:
+    """Who becomes staff at the end stays the student of before; who was staff first is a student from the role on."""
+    always, day = (0, NO_END), 86400
+    roles = roles_of(
+        spark,
+        (2, 10, (9 * day, NO_END), always),
+        (3, 10, always, (9 * day, NO_END)),
+        (4, 10, always, (5 * day + 7, NO_END)),  # given together with the enrolment
+        (5, 10, None, (9 * day, NO_END)),  # nobody knows of an earlier role
+    )
+    current = [enrolment(n, n, timestart=3 * day, timecreated=5 * day) for n in (2, 3, 4, 5)]
+    found = enrolments(spark, users, courses, roles, current=current)
+    assert rows(found, "userid", "enrolled_at") == [
+        (2, at(3 * day)), (3, at(9 * day)), (4, at(3 * day)), (5, at(3 * day))
+    ]  # fmt: skip

@@ -194,6 +194,7 @@ def test_a_due_date_of_ones_own(spark: SparkSession) -> None:
         lake.enrol(user, 7)
     lake.extend(1, 72, 12)
     lake.extend(1, 73, 40)  # after the course's end
+    lake.extend(3, 74, 26, known=24)  # given when the date had passed
     lake.extend(2, 74, None)
     lake.submit(1, 72, 9.0)
     lake.submit(3, 72, 9.0)
@@ -207,6 +208,7 @@ def test_a_due_date_of_ones_own(spark: SparkSession) -> None:
     assert one["days_early"].iloc[2] == pytest.approx(3.0)
     assert two["due"].tolist() == [0, 1, 2, 2, 2]
     assert three["due"].tolist() == [0, 1, 2, 3, 3]
+    assert three["last_due_share"].tolist()[1:] == [0, 0, 0, 0]
     assert three["on_time_share"].tolist()[1:] == [0, 0, 0, 0]
 
 
@@ -235,6 +237,35 @@ def test_what_is_added_later_was_not_due_before(spark: SparkSession) -> None:
     assert one["due"].tolist() == [0, 1, 1, 2, 2, 2]
     assert one["handed_in"].tolist() == [0, 0, 0, 1, 1, 1]
     assert one["last_due_share"].tolist()[1:] == [0, 0, 1, 1, 1]
+
+
+def test_a_date_that_moves_counts_as_it_was_known(spark: SparkSession) -> None:
+    """Case F: put off, hidden for a while, dropped: each week has the calendar of its own time."""
+    lake = Lake()
+    lake.course(7, START, 42)
+    lake.resource(72, 7, "assign", due=5)
+    lake.resource(73, 7, "assign", due=12)
+    for user in (1, 2):
+        lake.enrol(user, 7)
+    lake.submit(1, 72, 4.0)
+    lake.submit(2, 72, 20.0)
+    lake.submit(1, 73, 11.0)
+    lake.change(72, 9, due=26)  # put off in the second week
+    lake.change(73, 16, due=12, visible=False)
+    lake.change(73, 23, due=12)
+    lake.change(73, 30, due=None)
+    known = rows_of(spark, lake)
+    one, two = known.loc[(1, 7)], known.loc[(2, 7)]
+    assert one["due"].tolist() == two["due"].tolist() == [0, 1, 1, 0, 2, 1, 1]
+    assert one["handed_in"].tolist() == [0, 1, 1, 0, 2, 1, 1]
+    assert one["on_time_share"].tolist()[1:3] == [1, 1]
+    assert one["handed_in_ahead"].tolist() == [0, 0, 1, 1, 0, 0, 0]
+    assert two["handed_in"].tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert two["on_time_share"].tolist()[4:] == [0.5, 1, 1]
+    assert one["last_due_share"].tolist()[1:3] == [1, 1]
+    assert two["last_due_share"].tolist()[4:] == [0.5, 1, 1]
+    assert math.isnan(one["last_due_share"].iloc[3])
+    assert two["days_early"].iloc[3] == pytest.approx(6.0)
 
 
 def test_a_regrade_is_known_from_when_it_was_made(spark: SparkSession) -> None:
@@ -355,8 +386,7 @@ def test_earlier_courses_count_once_they_are_over(spark: SparkSession) -> None:
 THEN = dt.datetime(2024, 6, 3, tzinfo=dt.UTC)
 
 
-@pytest.fixture(scope="module")
-def staggered() -> Lake:
+def staggered_courses() -> Lake:
     """Course 2w0 is at the end of week w at THEN. Student 1 was in a course that was over before."""
     lake, rng = Lake(), np.random.default_rng(4)
     for week in range(WEEKS + 1):
@@ -394,8 +424,8 @@ Known = tuple[features.Sources, features.Sources, pd.DataFrame, pd.DataFrame]
 
 
 @pytest.fixture(scope="module")
-def known_twice(spark: SparkSession, staggered: Lake) -> Known:
-    return at_the_cutoff(spark, staggered)
+def known_twice(spark: SparkSession) -> Known:
+    return at_the_cutoff(spark, staggered_courses())
 
 
 def check_equal(whole: pd.DataFrame, cut_off: pd.DataFrame) -> None:
@@ -421,6 +451,22 @@ def test_the_past_is_what_was_known_of_it(known_twice: Known) -> None:
     new = rows.loc[(key(3001), 220, 2)]
     assert new["past_courses"] == new["past_non_completion"] == new["past_grade_gap"] == 0
     assert math.isnan(new["past_completed"])
+
+
+def test_what_moodle_overwrote_later_does_not_reach_back(spark: SparkSession, known_twice: Known) -> None:
+    """Leaks that a cut of both sides by one rule cannot see, since Moodle holds the last state alone, each planted after THEN."""
+    lake = staggered_courses()
+    lake.change(2302, 25, due=60)
+    lake.change(2401, 30, due=10, visible=False)
+    lake.change(2502, 40, due=None)
+    lake.resource(2599, 250, "quiz", due=12, added=40)
+    for user in range(3000, 3010):
+        lake.grade(user + 1000, 2301, 24, 1.0)
+        lake.extend(user + 1000, 2301, 50, known=25)
+        lake.submit(user + 1000, 2302, 8, known=23)
+    at_then = (F.col("cutoff_at") == point_in_time.literal(THEN)) & F.col("enrolled")
+    rows = features.build(lake.sources(spark), None).where(at_then).toPandas()
+    check_equal(rows.set_index(["user_key", "courseid", "week"]).sort_index(), known_twice[3])
 
 
 def per_enrolment(df: DataFrame, value: Column) -> DataFrame:

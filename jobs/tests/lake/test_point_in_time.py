@@ -24,16 +24,19 @@ def naive(number: int) -> dt.datetime:
         ("lakehouse.curated.fact_event", "occurred_at", False),
         ("fact_grade", "graded_at", False),
         ("fact_grade_change", "changed_at", False),
-        ("fact_submission", "submitted_at", False),
+        ("fact_submission", "known_at", False),
+        ("due_date_exception", "known_at", True),
+        ("dim_course_version", "valid_from", True),
         ("dim_resource", "added_at", True),
         ("dim_user", "created_at", True),
     ],
 )
 def test_rows_from_the_moment_on_are_removed(spark: SparkSession, table: str, column: str, keeps_unknown: bool) -> None:
-    columns = f"id int, {column} timestamp" + (
-        ", is_deleted boolean, deleted_at timestamp" if table == "dim_resource" else ""
-    )
-    rest = (False, None) if table == "dim_resource" else ()
+    columns, rest = f"id int, {column} timestamp", ()
+    if table == "dim_resource":
+        columns, rest = f"{columns}, is_deleted boolean, deleted_at timestamp", (False, None)
+    elif table.endswith("_version"):
+        columns, rest = f"{columns}, valid_to timestamp", (None,)
     rows = [(1, day(9), *rest), (2, day(10), *rest), (3, day(11), *rest), (4, None, *rest)]
     kept = point_in_time.cut(spark.createDataFrame(rows, columns), table, day(10))
     assert {row["id"] for row in kept.collect()} == ({1, 4} if keeps_unknown else {1})
@@ -57,6 +60,37 @@ def test_later_values_of_an_enrolment_are_blanked(spark: SparkSession) -> None:
         (2, naive(1), None, None, None),
         (3, naive(1), None, naive(9), naive(9)),
     ]
+
+
+def test_overwritten_values_are_those_of_the_moment(spark: SparkSession) -> None:
+    """Of what has no states the present values stay; a state that begins at the moment is none yet."""
+    held = {
+        table_names.DIM_COURSE: spark.createDataFrame(
+            [(1, "one", day(20), True), (2, "two", day(2), True), (3, "three", day(3), False)],
+            "courseid int, shortname string, start_at timestamp, visible boolean",
+        ),
+        table_names.DIM_COURSE_VERSION: spark.createDataFrame(
+            [
+                (1, 1, day(1), False, None, day(5)),
+                (1, 2, None, True, day(5), day(10)),
+                (1, 3, day(20), True, day(10), None),
+                (2, 1, day(2), True, None, None),
+            ],
+            "courseid int, version int, start_at timestamp, visible boolean, valid_from timestamp, valid_to timestamp",
+        ),
+    }
+
+    def known(moment: dt.datetime | None) -> list[tuple[object, ...]]:
+        rows = point_in_time.read(held.get, table_names.DIM_COURSE, moment)
+        assert rows.columns == held[table_names.DIM_COURSE].columns
+        return [tuple(row) for row in rows.orderBy("courseid").collect()]
+
+    rest = [(2, "two", naive(2), True), (3, "three", naive(3), False)]
+    assert known(day(5)) == [(1, "one", naive(1), False), *rest]
+    assert known(day(10)) == [(1, "one", None, True), *rest]
+    assert known(day(11)) == known(None) == [(1, "one", naive(20), True), *rest]
+    with pytest.raises(LakehouseError, match="dim_resource is missing"):
+        point_in_time.read(held.get, table_names.DIM_RESOURCE, None)
 
 
 def test_resource_deleted_later_is_there(spark: SparkSession) -> None:

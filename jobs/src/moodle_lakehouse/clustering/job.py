@@ -10,6 +10,7 @@ compared instead.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import logging
 
 import pandas as pd
@@ -27,7 +28,6 @@ from moodle_lakehouse.clustering.course_profiles import (
 )
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.curated.courses import COURSE_CODE
-from moodle_lakehouse.errors import LakehouseError
 from moodle_lakehouse.lake import input_fingerprint, job_runs, point_in_time, table_names, tables, writers
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,10 @@ log = logging.getLogger(__name__)
 INACTIVE = "inactive"
 # Below these a course is inactive: students' actions per student and week, share of its weeks with any, students.
 MIN_RATE, MIN_WEEKS, MIN_STUDENTS = 0.5, 0.25, 3
-SOURCE_TABLES = (table_names.DIM_COURSE, table_names.FACT_ENROLMENT, table_names.FACT_EVENT, table_names.DIM_RESOURCE)
+SOURCE_TABLES = (
+    table_names.DIM_COURSE, table_names.DIM_COURSE_VERSION, table_names.FACT_ENROLMENT, table_names.FACT_EVENT,
+    table_names.DIM_RESOURCE, table_names.DIM_RESOURCE_VERSION,
+)  # fmt: skip
 
 
 def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
@@ -48,7 +51,16 @@ def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
     if input_fingerprint.is_current(spark, [table_names.COURSE_CLUSTER], inputs):
         log.info("cluster: nothing new")
         return
-    courses, enrolments, events, resources = (_read_at(spark, table, moment) for table in SOURCE_TABLES)
+    read = functools.partial(tables.read, spark)
+    courses, enrolments, events, resources = (
+        point_in_time.read(read, name, moment)
+        for name in (
+            table_names.DIM_COURSE,
+            table_names.FACT_ENROLMENT,
+            table_names.FACT_EVENT,
+            table_names.DIM_RESOURCE,
+        )
+    )
     profiles = course_profiles(courses, enrolments, events, resources, moment).persist()
     try:
         earlier = tables.read(spark, table_names.COURSE_CLUSTER)
@@ -76,13 +88,6 @@ def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
         )
     finally:
         profiles.unpersist()
-
-
-def _read_at(spark: SparkSession, table: str, moment: dt.datetime) -> DataFrame:
-    df = tables.read(spark, table)
-    if df is None:
-        raise LakehouseError(f"{table} is missing", where="the lake", remedy="run curate first")
-    return point_in_time.cut(df, table, moment)
 
 
 def assign(profiles: DataFrame) -> DataFrame:

@@ -10,6 +10,18 @@ from moodle_lakehouse.curated.raw_tables import to_timestamp
 # grade_categories.aggregation, of which the others (mean, median, ...) have no weights.
 WEIGHTED_MEAN, SIMPLE_WEIGHTED_MEAN, MEAN_WITH_EXTRA_CREDIT, NATURAL = 10, 11, 12, 13
 
+# What gives a student, or the members of a group, a due date of their own; by the part of Moodle that logs it.
+_OF_STUDENT, _OF_GROUP = (
+    tuple(
+        rf"\{module}\event\{of}_override_{done}"
+        for module in ("mod_assign", "mod_quiz")
+        for done in ("created", "updated")
+    )
+    for of in ("user", "group")
+)
+EXTENDED = r"\mod_assign\event\extension_granted"
+LIFECYCLE_EVENTS = (*_OF_STUDENT, *_OF_GROUP, EXTENDED)
+
 
 def fact_grade(
     grades: DataFrame, history: DataFrame, items: DataFrame, resources: DataFrame, students: DataFrame
@@ -40,12 +52,18 @@ def fact_grade(
 
 
 def fact_grade_change(
-    grades: DataFrame, history: DataFrame, items: DataFrame, resources: DataFrame, students: DataFrame
+    grades: DataFrame,
+    history: DataFrame,
+    items: DataFrame,
+    resources: DataFrame,
+    students: DataFrame,
+    earlier: DataFrame,
 ) -> DataFrame:
     """Return what grades were from when on. Grain: (itemid, user_key, changed_at).
 
-    Moodle overwrites a grade: what it was before stands in grade_grades_history, where a site keeps that; else there is
-    the last value alone, from when it was set. A grade that went with an enrolment (userdelete) stays what it was.
+    Moodle overwrites a grade: what it was before stands in grade_grades_history, where a site keeps that, and else in the
+    table until now (earlier), as far as an ingest has seen it; what nobody has seen is not known, and the grade is there from
+    when its last value was set. A grade that went with an enrolment (userdelete) stays what it was.
     itemid, courseid, cmid, modname, user_key, weight and is_extra_credit as of fact_grade(); changed_at timestamp UTC;
     fraction double, null from when on there was no grade any more, or it was excluded. Source: as of fact_grade().
     """
@@ -69,7 +87,7 @@ def fact_grade_change(
     )
     fraction = _fraction("value")
     is_other = ~F.col("fraction").eqNullSafe(F.lag("fraction").over(in_order))
-    return (
+    known = (
         logged.unionByName(present)
         .join(F.broadcast(items), how="inner", on="itemid")
         .withColumn("fraction", F.round(fraction, 9))
@@ -85,6 +103,20 @@ def fact_grade_change(
             "itemid", "courseid", "cmid", F.col("itemmodule").alias("modname"), "user_key",
             to_timestamp("at").alias("changed_at"), "fraction", "weight", "is_extra_credit",
         )
+    )  # fmt: skip
+    return _with_forgotten(known, earlier)
+
+
+def _with_forgotten(known: DataFrame, earlier: DataFrame) -> DataFrame:
+    """Return the changes of grades with those from before the first that Moodle still knows of the same grade."""
+    of_grade = Window.partitionBy("itemid", "user_key")
+    first = F.min(F.when(F.col("is_known"), F.col("changed_at"))).over(of_grade)
+    rows = known.withColumn("is_known", F.lit(True)).unionByName(earlier.withColumn("is_known", F.lit(False)))
+    newest = F.max_by(F.struct("courseid", "cmid", "modname", "weight", "is_extra_credit"), F.col("is_known"))
+    kept = rows.withColumn("first", first).withColumn("now", newest.over(of_grade))
+    return kept.where("is_known or changed_at < first").select(
+        "itemid", "now.courseid", "now.cmid", "now.modname", "user_key", "changed_at", "fraction", "now.weight",
+        "now.is_extra_credit",
     )  # fmt: skip
 
 
@@ -227,22 +259,25 @@ def assignments(assign_submission: DataFrame, assign: DataFrame, teams: DataFram
     """Return what was handed in. Grain: (assignment, user, attempt, status).
 
     A team's submission counts for each of its members (teams). Drafts are none.
-    modname string (assign); instance, userid bigint; attempt int from 1; submitted, due bigint, seconds since 1970;
-    status string. Source: assign_submission, assign, teams().
+    modname string (assign); instance, userid bigint; attempt int from 1; submitted, known, due bigint, seconds since 1970,
+    known: since when it counts for the student, who may have joined the team later; status string. Source: assign_submission, assign, teams().
     """
-    columns = ("assignment", "userid", "attemptnumber", "timemodified", "status")
+    columns = ("assignment", "userid", "attemptnumber", "timemodified", "joined", "status")
     handed_in = assign_submission.where("status = 'submitted' and coalesce(attemptnumber, 0) >= 0")
     of_teams = handed_in.where("userid = 0").drop("userid").join(teams, how="inner", on=["assignment", "groupid"])
     return (
         handed_in.where("userid > 0")
+        .withColumn("joined", F.lit(None).cast("bigint"))
         .select(*columns)
         .unionByName(of_teams.select(*columns))
         .groupBy("assignment", "userid", "attemptnumber", "status")
-        .agg(F.min("timemodified").alias("submitted"))
+        .agg(
+            F.min("timemodified").alias("submitted"), F.min(F.greatest("timemodified", "joined")).alias("known")
+        )
         .join(assign.select(F.col("id").alias("assignment"), F.col("duedate").alias("due")), how="inner", on="assignment")
         .select(
             F.lit("assign").alias("modname"), F.col("assignment").alias("instance"), "userid",
-            (F.coalesce("attemptnumber", F.lit(0)) + 1).cast("int").alias("attempt"), "submitted", "due", "status",
+            (F.coalesce("attemptnumber", F.lit(0)) + 1).cast("int").alias("attempt"), "submitted", "known", "due", "status",
         )
     )  # fmt: skip
 
@@ -259,7 +294,7 @@ def teams(
     A student's team is the one group of the course (of the assignment's grouping, where it has one) that the student is
     in. Who is in none, or in several, belongs to the default team, 0, unless the assignment forbids it; whoever has left
     the course is in no team, since Moodle forgets their groups.
-    assignment, groupid, userid bigint. Source: assign, groups, groupings_groups, groups_members, enrolments.students().
+    assignment, groupid, userid bigint; joined bigint, when the student came into the group, seconds since 1970. Source: assign, groups, groupings_groups, groups_members, enrolments.students().
     """
     by_teams = F.broadcast(
         assign.where("teamsubmission = 1").select(
@@ -279,9 +314,9 @@ def teams(
             .select("assignment", "groupid")
         )
     )
-    member = allowed.join(groups_members.select("groupid", "userid"), how="inner", on="groupid")
+    member = allowed.join(groups_members.select("groupid", "userid", "timeadded"), how="inner", on="groupid")
     own = member.groupBy("assignment", "userid").agg(
-        F.countDistinct("groupid").alias("groups"), F.min("groupid").alias("only")
+        F.countDistinct("groupid").alias("groups"), F.min("groupid").alias("only"), F.max("timeadded").alias("joined")
     )
     present = students.where("is_present").select("userid", "courseid")
     is_in_one = F.coalesce(F.col("groups") == 1, F.lit(False))
@@ -289,8 +324,11 @@ def teams(
         by_teams.join(present, how="inner", on="courseid")
         .join(own, how="left", on=["assignment", "userid"])
         .where(is_in_one | ~F.col("needs_group"))
-        .select("assignment", F.when(is_in_one, F.col("only")).otherwise(F.lit(0)).alias("groupid"), "userid")
-    )
+        .select(
+            "assignment", F.when(is_in_one, F.col("only")).otherwise(F.lit(0)).alias("groupid"), "userid",
+            F.when(is_in_one, F.col("joined")).alias("joined"),
+        )
+    )  # fmt: skip
 
 
 def own_due_dates(
@@ -305,10 +343,11 @@ def own_due_dates(
 
     A user's own override comes before those of the user's groups, and these before the activity's date. Of several groups
     an assignment takes the first by sortorder, a quiz the latest date. An extension of an assignment then moves its date.
-    modname string; instance, userid bigint; own_due bigint, seconds since 1970, 0 for none.
+    modname string; instance, userid bigint; own_due bigint, seconds since 1970, 0 for none; joined bigint, when the student
+    came into the group that the date is of, null for no group's.
     Source: assign, assign_overrides, assign_user_flags, quiz, quiz_overrides, groups_members.
     """
-    members = groups_members.select("groupid", "userid")
+    members = groups_members.select("groupid", "userid", "timeadded")
 
     def of_users(overrides: DataFrame, due: str) -> DataFrame:
         own = overrides.where("userid > 0 and coalesce(groupid, 0) = 0")
@@ -316,7 +355,7 @@ def own_due_dates(
 
     def of_groups(overrides: DataFrame, due: Column) -> DataFrame:
         own = overrides.where("groupid > 0").drop("userid").join(members, how="inner", on="groupid")
-        return own.groupBy("instance", "userid").agg(due.alias("of_group"))
+        return own.groupBy("instance", "userid").agg(due.alias("of_group"), F.max("timeadded").alias("joined"))
 
     in_assign = assign_overrides.withColumnRenamed("assignid", "instance")
     in_quiz = quiz_overrides.withColumnRenamed("quiz", "instance")
@@ -342,23 +381,52 @@ def own_due_dates(
             .withColumn("own_due", F.when(date > 0, F.greatest(date, "extension")).otherwise(F.lit(0)))
         )
         found.append(
-            own.where("own_due != due").select(F.lit(modname).alias("modname"), "instance", "userid", "own_due")
-        )
+            own.where("own_due != due").select(
+                F.lit(modname).alias("modname"), "instance", "userid", "own_due",
+                F.when(F.col("of_user").isNull() & (F.col("of_group") != F.col("due")), F.col("joined")).alias("joined"),
+            )
+        )  # fmt: skip
     return found[0].unionByName(found[1])
 
 
-def due_date_exception(own_due_dates: DataFrame, resources: DataFrame, students: DataFrame) -> DataFrame:
+def granted(lifecycle: DataFrame, groups_members: DataFrame) -> DataFrame:
+    """Return when students were last given a due date of their own. Grain: (cmid, userid).
+
+    granted bigint, seconds since 1970. Source: log events extension_granted, user_override_created, _updated and
+    group_override_created, _updated, of assignments and quizzes; groups_members.
+    """
+    events = lifecycle.withColumn("cmid", F.col("contextinstanceid"))
+    of_students = events.where(F.col("eventname").isin(*_OF_STUDENT, EXTENDED)).select(
+        "cmid", F.col("relateduserid").alias("userid"), "timecreated"
+    )
+    of_groups = (
+        events.where(F.col("eventname").isin(*_OF_GROUP))
+        .select("cmid", F.get_json_object("other", "$.groupid").cast("bigint").alias("groupid"), "timecreated")
+        .join(groups_members.select("groupid", "userid"), how="inner", on="groupid")
+        .select("cmid", "userid", "timecreated")
+    )
+    both = of_students.unionByName(of_groups)
+    return both.groupBy("cmid", "userid").agg(F.max("timecreated").alias("granted"))
+
+
+def due_date_exception(
+    own_due_dates: DataFrame, granted: DataFrame, resources: DataFrame, students: DataFrame
+) -> DataFrame:
     """Return the due dates of single students that are not everybody's. Grain: (assessment module, user).
 
-    courseid, cmid bigint; user_key string; due_at timestamp UTC, null: none for this student.
-    Source: own_due_dates(), dim_resource, enrolments.students().
+    courseid, cmid bigint; user_key string; due_at timestamp UTC, null: none for this student; known_at timestamp UTC, since
+    when it was so, null when that is not known. Source: own_due_dates(), granted(), dim_resource, enrolments.students().
     """
     places = resources.where("not is_deleted").select("cmid", "courseid", "modname", "instance")
     return (
         own_due_dates.join(F.broadcast(places), how="inner", on=["modname", "instance"])
         .join(students.select("userid", "courseid", "user_key"), how="inner", on=["userid", "courseid"])
-        .select("courseid", "cmid", "user_key", to_timestamp("own_due").alias("due_at"))
-    )
+        .join(granted, how="left", on=["cmid", "userid"])
+        .select(
+            "courseid", "cmid", "user_key", to_timestamp("own_due").alias("due_at"),
+            to_timestamp(F.greatest("granted", "joined")).alias("known_at"),
+        )
+    )  # fmt: skip
 
 
 def attempts(quiz_attempts: DataFrame, quiz: DataFrame) -> DataFrame:
@@ -371,7 +439,7 @@ def attempts(quiz_attempts: DataFrame, quiz: DataFrame) -> DataFrame:
         .join(quiz.select(F.col("id").alias("quiz"), F.col("timeclose").alias("due")), how="inner", on="quiz")
         .select(
             F.lit("quiz").alias("modname"), F.col("quiz").alias("instance"), "userid", "attempt",
-            F.col("timefinish").alias("submitted"), "due", F.col("state").alias("status"),
+            F.col("timefinish").alias("submitted"), F.col("timefinish").alias("known"), "due", F.col("state").alias("status"),
         )
     )  # fmt: skip
 
@@ -382,7 +450,8 @@ def fact_submission(
     """Return students' submissions and finished attempts. Grain: (assessment module, user, attempt).
 
     courseid, cmid bigint; modname string (assign, quiz); user_key string; attempt int from 1;
-    submitted_at timestamp; due_at timestamp, the student's own, null when not set; status string. UTC.
+    submitted_at timestamp; known_at timestamp, since when it counts for the student; due_at timestamp, the student's own,
+    null when not set; status string. UTC.
     Source: assignments(), attempts(), own_due_dates(), dim_resource, enrolments.students().
     """
     places = resources.where("not is_deleted").select("cmid", "courseid", "modname", "instance")
@@ -394,6 +463,6 @@ def fact_submission(
         .join(students.select("userid", "courseid", "user_key"), how="inner", on=["userid", "courseid"])
         .select(
             "courseid", "cmid", "modname", "user_key", "attempt", to_timestamp("submitted").alias("submitted_at"),
-            to_timestamp("due").alias("due_at"), "status",
+            to_timestamp("known").alias("known_at"), to_timestamp("due").alias("due_at"), "status",
         )
     )  # fmt: skip

@@ -19,7 +19,8 @@ COURSE_CODE = r"^(.+?)[\s._/-]+\(?(?:[A-Za-z]{1,8}[\s._/-]?)?(?:19|20)\d\d"
 MODULE_CREATED = r"\core\event\course_module_created"
 MODULE_UPDATED = r"\core\event\course_module_updated"
 MODULE_DELETED = r"\core\event\course_module_deleted"
-LIFECYCLE_EVENTS = (MODULE_CREATED, MODULE_UPDATED, MODULE_DELETED)
+COURSE_UPDATED = r"\core\event\course_updated"
+LIFECYCLE_EVENTS = (MODULE_CREATED, MODULE_UPDATED, MODULE_DELETED, COURSE_UPDATED)
 
 
 def code(shortname: str, pattern: str) -> Column:
@@ -42,6 +43,24 @@ def dim_course(course: DataFrame) -> DataFrame:
         to_timestamp("startdate").alias("start_at"),
         to_timestamp("enddate").alias("end_at"),
         (F.coalesce("visible", F.lit(1)) == 1).alias("visible"),
+    )
+
+
+def course_changes(lifecycle: DataFrame) -> DataFrame:
+    """Return when a course's settings were last changed: courseid, changed. Source: log event course_updated."""
+    return (
+        lifecycle.where(F.col("eventname") == COURSE_UPDATED)
+        .groupBy("courseid")
+        .agg(F.max("timecreated").alias("changed"))
+    )
+
+
+def resource_changes(lifecycle: DataFrame) -> DataFrame:
+    """Return when a resource's settings were last changed: cmid, changed. Source: log event course_module_updated."""
+    return (
+        lifecycle.where(F.col("eventname") == MODULE_UPDATED)
+        .groupBy(F.col("contextinstanceid").alias("cmid"))
+        .agg(F.max("timecreated").alias("changed"))
     )
 
 

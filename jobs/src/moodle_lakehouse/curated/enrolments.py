@@ -16,6 +16,7 @@ ENROLMENT_CREATED = r"\core\event\user_enrolment_created"
 ENROLMENT_UPDATED = r"\core\event\user_enrolment_updated"
 ENROLMENT_DELETED = r"\core\event\user_enrolment_deleted"
 LIFECYCLE_EVENTS = (ENROLMENT_CREATED, ENROLMENT_UPDATED, ENROLMENT_DELETED)
+DAY = 86400  # seconds: within it a role still comes with its enrolment
 UNTIL_2038 = 2147483647  # what old versions of Moodle wrote for "no end"
 
 
@@ -112,7 +113,8 @@ def students(
 
     Moodle deletes the row of whoever is unenrolled: the log's event user_enrolment_deleted holds it. A student is who
     has a student's role; of those without any role (it goes with the enrolment), who had one or no known role. Whose role
-    was taken away was a student until then.
+    was taken away was a student until then; who held another one before it, and got it later than the enrolment, is a
+    student since then.
     userid bigint; user_key string; courseid bigint; is_present boolean, Moodle has a row; enrolled_at timestamp, the
     earliest start of any of the person's enrolments in the course, where that is not known its creation; unenrolled_at
     timestamp, when the last one ended or will end, null for no end; is_suspended boolean: no present enrolment is active, or the account is suspended or
@@ -138,6 +140,9 @@ def students(
         F.col("first_created") < F.coalesce(F.least("row_created", "deleted_created"), F.lit(NO_END)),
         F.col("first_created"),
     )
+    role_start = F.col(f"{STUDENT}.since")
+    was_other = F.least(f"{STAFF}.since", f"{OTHER}.since") < role_start
+    became_student = F.when(was_other & (role_start > F.col("row_created") + DAY), role_start)
     suspended = F.when(F.col("is_row_suspended"), F.greatest("suspended", "last_updated")).otherwise(F.col("suspended"))
     is_suspended = is_current & (F.coalesce("is_suspended", F.lit(False)) | F.col("is_closed"))
     return (
@@ -150,7 +155,7 @@ def students(
         .join(completed, how="left", on=key)
         .select(
             "userid", "user_key", "courseid", is_current.alias("is_present"),
-            to_timestamp(F.least("row_start", "deleted_start", earlier)).alias("enrolled_at"),
+            to_timestamp(F.greatest(F.least("row_start", "deleted_start", earlier), became_student)).alias("enrolled_at"),
             to_timestamp(
                 F.when(is_current, F.least("row_end", role_end)).when(has_left, F.col("deleted_at"))
             ).alias("unenrolled_at"),

@@ -32,6 +32,7 @@ from moodle_lakehouse.curated import (
     roles,
     user_keys,
     users,
+    versions,
 )
 from moodle_lakehouse.errors import LakehouseError, bullet_list
 from moodle_lakehouse.lake import contracts, input_fingerprint, job_runs, snapshots, table_names, tables, writers
@@ -39,7 +40,9 @@ from moodle_lakehouse.lake import contracts, input_fingerprint, job_runs, snapsh
 log = logging.getLogger(__name__)
 
 LOG = "logstore_standard_log"
-LIFECYCLE_EVENTS = (*enrolments.LIFECYCLE_EVENTS, *roles.LIFECYCLE_EVENTS, *courses.LIFECYCLE_EVENTS)
+LIFECYCLE_EVENTS = (
+    *enrolments.LIFECYCLE_EVENTS, *roles.LIFECYCLE_EVENTS, *courses.LIFECYCLE_EVENTS, *assessments.LIFECYCLE_EVENTS,
+)  # fmt: skip
 
 
 def run(spark: SparkSession, config: Config) -> dict[str, int]:
@@ -132,6 +135,18 @@ def _write_all(
         table_names.DIM_USER: users.dim_user(known_users),
         table_names.DIM_COURSE: dim_course,
         table_names.DIM_RESOURCE: dim_resource,
+        table_names.DIM_COURSE_VERSION: versions.versions(
+            dim_course,
+            courses.course_changes(lifecycle),
+            table_names.DIM_COURSE_VERSION,
+            *_until_now(spark, table_names.DIM_COURSE_VERSION),
+        ),
+        table_names.DIM_RESOURCE_VERSION: versions.versions(
+            dim_resource,
+            courses.resource_changes(lifecycle),
+            table_names.DIM_RESOURCE_VERSION,
+            *_until_now(spark, table_names.DIM_RESOURCE_VERSION),
+        ),
         **_attributes(spark, config, raw, joined.user_keys),
     }
     assert {table_names.FACT_EVENT, *outputs} == set(table_names.CURATED)
@@ -187,9 +202,11 @@ def _made_of_enrolments(
     items = keep(assessments.weighted_items(raw["grade_items"], raw["grade_categories"]))
     of_items = (raw["grade_grades"], history, items, joined.resources, students)
     return {
-        table_names.FACT_ENROLMENT: _fact_enrolment(spark, students),
+        table_names.FACT_ENROLMENT: enrolments.fact_enrolment(students, *_until_now(spark, table_names.FACT_ENROLMENT)),
         table_names.FACT_GRADE: assessments.fact_grade(*of_items),
-        table_names.FACT_GRADE_CHANGE: assessments.fact_grade_change(*of_items),
+        table_names.FACT_GRADE_CHANGE: assessments.fact_grade_change(
+            *of_items, earlier=_until_now(spark, table_names.FACT_GRADE_CHANGE)[0]
+        ),
         table_names.FACT_COURSE_GRADE: assessments.fact_course_grade(
             raw["grade_grades"], history, raw["grade_items"], students
         ),
@@ -200,17 +217,18 @@ def _made_of_enrolments(
             joined.resources,
             students,
         ),
-        table_names.DUE_DATE_EXCEPTION: assessments.due_date_exception(own_due_dates, joined.resources, students),
+        table_names.DUE_DATE_EXCEPTION: assessments.due_date_exception(
+            own_due_dates, assessments.granted(lifecycle, raw["groups_members"]), joined.resources, students
+        ),
     }
 
 
-def _fact_enrolment(spark: SparkSession, students: DataFrame) -> DataFrame:
-    """Return fact_enrolment, with the table until now as the memory of when a suspension was first seen."""
-    newest = snapshots.newest_rows(tables.load(spark, table_names.FACT_ENROLMENT))
-    held = None if newest is None else tables.read_at(spark, table_names.FACT_ENROLMENT, int(newest.snapshotId()))
-    earlier = raw_tables.shaped(spark, held, contracts.ddl(table_names.FACT_ENROLMENT))
-    read = None if newest is None else dt.datetime.fromtimestamp(newest.timestampMillis() / 1000, dt.UTC)
-    return enrolments.fact_enrolment(students, earlier, read, dt.datetime.now(dt.UTC))
+def _until_now(spark: SparkSession, name: str) -> tuple[DataFrame, dt.datetime | None, dt.datetime]:
+    """Return a table of curate's as it is, without rows where there is none, when it was made, and the moment now."""
+    newest = snapshots.newest_rows(tables.load(spark, name))
+    held = None if newest is None else tables.read_at(spark, name, int(newest.snapshotId()))
+    made = None if newest is None else dt.datetime.fromtimestamp(newest.timestampMillis() / 1000, dt.UTC)
+    return raw_tables.shaped(spark, held, contracts.ddl(name)), made, dt.datetime.now(dt.UTC)
 
 
 def _attributes(

@@ -26,7 +26,6 @@ from moodle_lakehouse.config import AnalyticsConfig, Config
 from moodle_lakehouse.curated.activity import DAY, MAX_WEEKS, WEEK, by_students, of_this_run, run_begins, week_known
 from moodle_lakehouse.curated.courses import COURSE_CODE
 from moodle_lakehouse.dropout import course_ends, history
-from moodle_lakehouse.errors import LakehouseError
 from moodle_lakehouse.lake import input_fingerprint, job_runs, point_in_time, table_names, tables, writers
 
 log = logging.getLogger(__name__)
@@ -98,9 +97,11 @@ RUNS = tuple(f"runs_{label}" for label in history.COUNTED)
 
 SOURCE_TABLES = (
     table_names.DIM_COURSE,
+    table_names.DIM_COURSE_VERSION,
     table_names.FACT_ENROLMENT,
     table_names.FACT_EVENT,
     table_names.DIM_RESOURCE,
+    table_names.DIM_RESOURCE_VERSION,
     table_names.FACT_SUBMISSION,
     table_names.FACT_GRADE_CHANGE,
     table_names.FACT_COURSE_GRADE,
@@ -118,6 +119,7 @@ class Sources:
     enrolments: DataFrame
     events: DataFrame
     resources: DataFrame
+    versions: DataFrame
     submissions: DataFrame
     grades: DataFrame
     totals: DataFrame
@@ -174,12 +176,7 @@ def sources(
     def table(name: str) -> DataFrame | None:
         return tables.read(spark, name) if at is None or name not in at else tables.read_at(spark, name, at[name])
 
-    def known(name: str) -> DataFrame:
-        df = table(name)
-        if df is None:
-            raise LakehouseError(f"{name} is missing", where="the lake", remedy="run curate first")
-        return point_in_time.cut(df, name, as_of)
-
+    known = functools.partial(point_in_time.read, table, as_of=as_of)
     events = known(table_names.FACT_EVENT)
     courses = course_ends.with_ends(known(table_names.DIM_COURSE), events, as_of)
     attributes = table(table_names.ENROLMENT_ATTRIBUTE) if analytics.enrolment_attributes else None
@@ -189,6 +186,7 @@ def sources(
         enrolments=of_this_run(known(table_names.FACT_ENROLMENT), courses),
         events=events,
         resources=known(table_names.DIM_RESOURCE),
+        versions=known(table_names.DIM_RESOURCE_VERSION),
         submissions=known(table_names.FACT_SUBMISSION),
         grades=known(table_names.FACT_GRADE_CHANGE),
         totals=known(table_names.FACT_COURSE_GRADE),
@@ -212,8 +210,9 @@ def build(src: Sources, as_of: dt.datetime | None) -> DataFrame:
     Every source is reduced to what a student gained in a week, stacked, and summed up along the weeks; the
     cohorts are formed last, from the rows that are in the risk set.
     """
-    courses = _courses(src.courses, as_of)
-    calendars = _calendars(src.resources, src.exceptions, courses)
+    courses = tables.settled(_courses(src.courses, as_of))
+    weeks = courses.select("courseid", F.explode(F.sequence(F.lit(0), F.col("last_week"))).alias("week"))
+    calendars = _calendars(src, courses, weeks)
     graded = _in_run(src.grades, "changed_at", courses)
     ended = history.outcomes(src.enrolments, src.courses)
     earlier = history.of_students(ended, graded.where(~F.col("is_extra_credit")), src.enrolments, courses)
@@ -222,14 +221,10 @@ def build(src: Sources, as_of: dt.datetime | None) -> DataFrame:
         lambda left, right: left.unionByName(right, allowMissingColumns=True),
         [_spine(src.enrolments, courses), _activity(src.events, courses), *assessed, earlier],
     )
-    weeks = courses.select("courseid", F.explode(F.sequence(F.lit(0), F.col("last_week"))).alias("week"))
-    runs = history.of_courses(ended, src.courses, history.cutoffs(courses, weeks), src.course_code)
-    own_weeks = calendars.owners.join(F.broadcast(weeks), "courseid", "inner")
-    own = _calendar(calendars.own, own_weeks, ["user_key", "courseid"]).select(
-        "user_key", "courseid", "week", F.struct(*_CALENDAR).alias("own")
-    )
+    runs = tables.settled(history.of_courses(ended, src.courses, history.cutoffs(courses, weeks), src.course_code))
+    own = calendars.own.select("user_key", "courseid", "week", F.struct(*_CALENDAR).alias("own"))
     stacked = stacked.unionByName(own, allowMissingColumns=True)
-    known = _accumulate(_weekly(stacked), _calendar(calendars.course, weeks, ["courseid"]))
+    known = _accumulate(_weekly(stacked), calendars.course)
     rows = _attributes(_student(known, courses, runs), src)
     return _against_cohort(rows).select(*columns(src))
 
@@ -275,7 +270,7 @@ RAW = (
     "past_grade",
 )
 
-_CALENDAR = ("due", "last_due_week", "last_due")
+_CALENDAR = ("due", "last_due")
 
 _SUMS = (
     "due_handed_in",
@@ -385,86 +380,131 @@ def _activity(events: DataFrame, courses: DataFrame) -> DataFrame:
     )
 
 
-def _dated(resources: DataFrame, courses: DataFrame) -> DataFrame:
-    """Assessments that students see. Grain cmid: courseid, due (epoch seconds, null for none), added, deleted, start, end."""
+@dataclass(frozen=True)
+class _Calendars:
+    """What is due when: of a course, and of the students for whom a date was changed (own), who have one of their own.
+
+    course, own: as of _calendar(); course_dates, own_dates: as of _dates().
+    """
+
+    course: DataFrame
+    own: DataFrame
+    course_dates: DataFrame
+    own_dates: DataFrame
+
+
+def _calendars(src: Sources, courses: DataFrame, weeks: DataFrame) -> _Calendars:
+    known = tables.settled(_known_dates(src.resources, src.versions, courses))
+    start = courses.select("courseid", "start")
+    changed = (
+        src.exceptions.join(F.broadcast(start), "courseid", "inner")
+        .join(F.broadcast(known.select("cmid").distinct()), "cmid", "left_semi")
+        .select(
+            "user_key", "courseid", "cmid", F.unix_timestamp("due_at").alias("own"),
+            week_known(F.unix_timestamp("known_at")).alias("own_since"),
+        )
+    )  # fmt: skip
+    changed = tables.settled(changed)
+    owners = changed.select("user_key", "courseid").distinct()
+    own = (
+        known.join(owners, "courseid", "inner")
+        .join(changed.drop("courseid"), ["user_key", "cmid"], "left")
+        .withColumn("due", F.when(F.col("week") >= F.col("own_since"), F.col("own")).otherwise(F.col("due")))
+    )
+    of_course, of_student = _due(known, ["courseid"]), _due(own, ["user_key", "courseid"])
+    return _Calendars(
+        course=_calendar(of_course, weeks, ["courseid"]),
+        own=_calendar(of_student, owners.join(F.broadcast(weeks), "courseid", "inner"), ["user_key", "courseid"]),
+        course_dates=_dates(of_course, ["courseid"]),
+        own_dates=_dates(of_student, ["user_key", "courseid"]),
+    )
+
+
+def _known_dates(resources: DataFrame, versions: DataFrame, courses: DataFrame) -> DataFrame:
+    """Assessments that students see in a week, with what was known of them at its cutoff. Grain (cmid, week).
+
+    courseid; due (epoch seconds, null for none), deleted (the same, null for not), start, end, last_week.
+    """
+    states = versions.select(
+        "cmid", F.struct("due_at", "visible").alias("state"),
+        F.unix_timestamp("valid_from").alias("valid_from"), F.unix_timestamp("valid_to").alias("valid_to"),
+    )  # fmt: skip
+    # What is added after its own date was not due before.
+    first = F.greatest(week_known(F.unix_timestamp("added_at")), week_known(F.col("valid_from")))
+    last = F.least("last_week", week_known(F.col("valid_to")) - 1)
     return (
-        resources.where(F.col("modname").isin(*ASSESSMENTS) & F.col("visible"))
+        resources.where(F.col("modname").isin(*ASSESSMENTS))
         .join(F.broadcast(courses), "courseid", "inner")
+        .join(states, "cmid", "left")
+        .withColumn("state", F.coalesce("state", F.struct("due_at", "visible")))
+        .withColumn("first", first)
+        .withColumn("last", F.when(F.col("valid_to").isNull(), F.col("last_week")).otherwise(last))
+        .where("state.visible and first <= last")
         .select(
             "courseid",
             "cmid",
-            F.unix_timestamp("due_at").alias("due"),
-            F.unix_timestamp("added_at").alias("added"),
+            F.explode(F.sequence("first", "last")).alias("week"),
+            F.unix_timestamp("state.due_at").alias("due"),
             F.when(F.col("is_deleted"), F.coalesce(F.unix_timestamp("deleted_at"), F.lit(0))).alias("deleted"),
             "start",
             "end",
+            "last_week",
         )
     )
 
 
-def _due(dated: DataFrame, owner: Sequence[str]) -> DataFrame:
-    """Assessments with their dates. Grain (owner, cmid): due (epoch seconds), week_due, week_next.
+def _due(known: DataFrame, owner: Sequence[str]) -> DataFrame:
+    """Assessments that have a date within their course. Grain (owner, cmid, week).
 
-    owner: the columns that say whose calendar it is. All is null for what has no date within its course. week_due is the
-    first week whose cutoff has the assessment behind it, week_next the same of the next assessments: in between they are
-    the last that were due. Null for the last ones.
+    owner: the columns that say whose calendar it is. due (epoch seconds), the date as it was known at the week's cutoff; since:
+    the first of the weeks in a row in which it was that; week_due: the first of them whose cutoff has the date behind it,
+    which may lie ahead; is_due: whether it does not; is_last: whether no other one has become due later; last_week.
     """
     due = F.col("due")
     within = (due >= F.col("start")) & (F.col("end").isNull() | (due <= F.col("end")))
     is_counted = within & (F.col("deleted").isNull() | (F.col("deleted") > due))
-    later = Window.partitionBy(*owner).orderBy("week_due").rangeBetween(1, Window.unboundedFollowing)
-    next_week = F.when(F.col("week_due").isNotNull(), F.min("week_due").over(later))
+    in_order = Window.partitionBy(*owner, "cmid", "due").orderBy("week")
+    in_row = Window.partitionBy(*owner, "cmid", "due", "run")
+    due_by_then = F.when(F.col("is_due"), F.col("week_due"))
     return (
-        dated.withColumn("due", F.when(is_counted, due))
-        # What is added after its own date was not due before.
-        .withColumn("week_due", F.when(F.col("due").isNotNull(), week_known(F.greatest("due", "added"))))
-        .select(*owner, "cmid", "due", "week_due", next_week.alias("week_next"))
+        known.where(is_counted)
+        .withColumn("run", F.col("week") - F.row_number().over(in_order))
+        .withColumn("since", F.min("week").over(in_row))
+        .withColumn("week_due", F.greatest("since", week_known(due)))
+        .withColumn("is_due", F.col("week_due") <= F.col("week"))
+        .withColumn("last_due_week", F.max(due_by_then).over(Window.partitionBy(*owner, "week")))
+        .withColumn("is_last", F.coalesce(due_by_then == F.col("last_due_week"), F.lit(False)))
+        .select(*owner, "cmid", "week", "due", "since", "week_due", "is_due", "is_last", "last_due_week", "last_week")
     )
-
-
-@dataclass(frozen=True)
-class _Calendars:
-    """When what is due: of a course, and of the students for whom a date was changed (own), who have one of their own."""
-
-    course: DataFrame
-    own: DataFrame
-    owners: DataFrame
-
-
-def _calendars(resources: DataFrame, exceptions: DataFrame, courses: DataFrame) -> _Calendars:
-    dated = _dated(resources, courses)
-    changed = exceptions.select(
-        "user_key", "cmid", F.unix_timestamp("due_at").alias("own"), F.lit(True).alias("is_changed")
-    )
-    owners = (
-        exceptions.join(F.broadcast(dated.select("cmid")), "cmid", "left_semi")
-        .select("user_key", "courseid")
-        .distinct()
-    )
-    own = (
-        dated.join(owners, "courseid", "inner")
-        .join(changed, ["user_key", "cmid"], "left")
-        .withColumn("due", F.when(F.col("is_changed"), F.col("own")).otherwise(F.col("due")))
-    )
-    return _Calendars(_due(dated, ["courseid"]), _due(own, ["user_key", "courseid"]), owners)
 
 
 def _calendar(due: DataFrame, weeks: DataFrame, owner: Sequence[str]) -> DataFrame:
-    """Grain (owner, week): due (assessments due so far), last_due_week (the latest with any), last_due (how many).
+    """Grain (owner, week): due (assessments due so far), last_due (how many of them became due last, null while none was).
 
-    weeks: the owners with each of their course's weeks. last_due_week is the week in which they became due; null while
-    nothing was due.
+    due: as of _due(); weeks: the owners with each of their course's weeks.
     """
-    counted = due.where("week_due IS NOT NULL").groupBy(*owner, "week_due").agg(F.count("*").alias("n"))
-    so_far = F.col("week_due") <= F.col("week")
-    return (
-        weeks.join(counted, list(owner), "left")
-        .groupBy(*owner, "week")
-        .agg(
-            F.coalesce(F.sum(F.when(so_far, F.col("n"))), F.lit(0)).alias("due"),
-            F.max(F.when(so_far, F.struct("week_due", "n"))).alias("last"),
-        )
-        .select(*owner, "week", "due", F.col("last.week_due").alias("last_due_week"), F.col("last.n").alias("last_due"))
+    counted = due.groupBy(*owner, "week").agg(
+        F.sum(F.col("is_due").cast("int")).alias("due"),
+        F.sum(F.when(F.col("is_last"), 1)).alias("last_due"),
+    )
+    return weeks.join(counted, [*owner, "week"], "left").select(
+        *owner, "week", F.coalesce("due", F.lit(0)).alias("due"), "last_due"
+    )
+
+
+def _dates(due: DataFrame, owner: Sequence[str]) -> DataFrame:
+    """Grain (owner, cmid): dates, an array of what _due() knows of an assessment, a struct for each time with one date.
+
+    due, since, week_due; until: the first week in which it was not so any more, null for none; last: the weeks in which
+    no other one has become due later.
+    """
+    until = F.max("week") + 1
+    times = due.groupBy(*owner, "cmid", "due", "since", "week_due").agg(
+        F.when(until <= F.max("last_week"), until).alias("until"),
+        F.collect_list(F.when(F.col("is_last"), F.col("week"))).alias("last"),
+    )
+    return times.groupBy(*owner, "cmid").agg(
+        F.collect_list(F.struct("due", "since", "week_due", "until", "last")).alias("dates")
     )
 
 
@@ -485,25 +525,28 @@ def _in_run(rows: DataFrame, at: str, courses: DataFrame) -> DataFrame:
 
 
 def _results(src: Sources, graded: DataFrame, courses: DataFrame, calendars: _Calendars) -> DataFrame:
-    """Assessments a student has dealt with. Grain (user_key, courseid, cmid): at, credited, due, week_known and _due's weeks.
+    """Assessments a student has dealt with. Grain (user_key, courseid, cmid): at, credited, week_known, dates as of _dates().
 
     credited: the result came before any submission (from an earlier attempt, or marked offline) and asks for none.
     """
-    dates = ("due", "week_due", "week_next")
-    due = F.broadcast(calendars.course.select("cmid", F.struct(*dates).alias("of_course")))
-    own = calendars.own.select("user_key", "courseid", "cmid", F.struct(*dates).alias("of_student"))
-    date = F.coalesce("of_student", "of_course")
+    of_course = F.broadcast(calendars.course_dates.select("cmid", F.col("dates").alias("of_course")))
+    own = calendars.own_dates.withColumnRenamed("dates", "of_student")
     status = F.coalesce(F.lower("status"), F.lit(""))
+    known = F.unix_timestamp(F.coalesce("known_at", "submitted_at")).alias("known")
     submitted = (
         _in_run(src.submissions, "submitted_at", courses)
         .where(~status.isin(*NOT_HANDED_IN))
-        .select("user_key", "courseid", "cmid", F.unix_timestamp("submitted_at").alias("submitted"))
-    )
+        .select(
+            "user_key", "courseid", "cmid",
+            F.struct(known, F.unix_timestamp("submitted_at").alias("at")).alias("submitted"),
+        )
+    )  # fmt: skip
     # A zero is what many sites give to who did not hand in.
     results = graded.where(F.col("modname").isin(*ASSESSMENTS) & (F.col("fraction") > 0)).select(
         "user_key", "courseid", "cmid", F.unix_timestamp("changed_at").alias("graded")
     )
-    is_credited = F.col("graded").isNotNull() & (F.col("submitted").isNull() | (F.col("graded") < F.col("submitted")))
+    handed_in = F.col("submitted.at")
+    is_credited = F.col("graded").isNotNull() & (handed_in.isNull() | (F.col("graded") < handed_in))
     return (
         submitted.unionByName(results, allowMissingColumns=True)
         .unionByName(own, allowMissingColumns=True)
@@ -511,43 +554,69 @@ def _results(src: Sources, graded: DataFrame, courses: DataFrame, calendars: _Ca
         .agg(
             F.min("submitted").alias("submitted"),
             F.min("graded").alias("graded"),
-            F.max("of_student").alias("of_student"),
+            F.first("of_student", ignorenulls=True).alias("of_student"),
         )
         .withColumn("credited", is_credited.cast("int"))
-        .withColumn("at", F.when(is_credited, F.col("graded")).otherwise(F.col("submitted")))
+        .withColumn("at", F.when(is_credited, F.col("graded")).otherwise(handed_in))
         .where("at IS NOT NULL")
-        .join(F.broadcast(courses), "courseid", "inner")
-        .join(due, "cmid", "left")
-        .withColumns({name: date.getField(name) for name in dates})
-        .withColumn("week_known", week_known(F.col("at")))
+        .join(F.broadcast(courses.select("courseid", "start")), "courseid", "inner")
+        .join(of_course, "cmid", "left")
+        .select(
+            "user_key",
+            "courseid",
+            "cmid",
+            "at",
+            "credited",
+            week_known(F.when(is_credited, F.col("graded")).otherwise(F.col("submitted.known"))).alias("week_known"),
+            F.coalesce("of_student", "of_course").alias("dates"),
+        )
     )
 
 
 def _handed_in(results: DataFrame) -> DataFrame:
     """What counts from when it was handed in, whatever its date."""
-    own, dated = F.col("credited") == 0, F.col("due").isNotNull()
-    return results.select(
+
+    def is_then(date: Column) -> Column:
+        until = date.getField("until")
+        return (date.getField("since") <= F.col("week_known")) & (until.isNull() | (until > F.col("week_known")))
+
+    own, due = F.col("credited") == 0, F.get(F.filter("dates", is_then), 0).getField("due")
+    return results.withColumn("due", due).select(
         "user_key",
         "courseid",
         F.col("week_known").alias("week"),
         "credited",
-        F.when(dated, 1).alias("dated"),
         F.when(own, F.col("at")).alias("last_submission"),
-        F.when(own & dated, (F.col("due") - F.col("at")) / DAY).alias("early_days"),
-        F.when(own & dated, 1).alias("early_count"),
+        F.when(own, (F.col("due") - F.col("at")) / DAY).alias("early_days"),
+        F.when(own & F.col("due").isNotNull(), 1).alias("early_count"),
     )
 
 
 def _on_calendar(results: DataFrame) -> DataFrame:
-    """What counts against the calendar: from when both the submission and its date have passed."""
-    week = F.greatest("week_known", "week_due")
-    return results.where("due IS NOT NULL").select(
-        "user_key",
-        "courseid",
-        week.alias("week"),
-        F.lit(1).alias("due_handed_in"),
-        (F.col("at") <= F.col("due")).cast("int").alias("on_time"),
-        (F.col("week_next").isNull() | (week < F.col("week_next"))).cast("int").alias("last_due_handed_in"),
+    """What counts against the calendar: from when both the submission and its date were known, for as long as that is its date."""
+    date, until = F.col("date"), F.col("date.until")
+    on_time = (F.col("at") <= F.col("date.due")).cast("int")
+
+    def gain(week: Column, **counts: Column | int) -> Column:
+        names = ("dated", "due_handed_in", "on_time", "last_due_handed_in")
+        return F.struct(
+            week.cast("int").alias("week"), *[F.lit(counts.get(name)).cast("int").alias(name) for name in names]
+        )
+
+    def while_so(since: Column, **counts: Column | int) -> list[Column]:
+        """Count from a week on until the date is another."""
+        is_ever = until.isNull() | (since < until)
+        lost = {name: -count for name, count in counts.items()}
+        return [F.when(is_ever, gain(since, **counts)), F.when(is_ever & until.isNotNull(), gain(until, **lost))]
+
+    gains = [
+        *while_so(F.greatest("week_known", "date.since"), dated=1),
+        *while_so(F.greatest("week_known", "date.week_due"), due_handed_in=1, on_time=on_time),
+    ]
+    weeks = F.filter(date.getField("last"), lambda week: week >= F.col("week_known"))
+    last = F.transform(weeks, lambda week: gain(week, last_due_handed_in=1))
+    return results.select("user_key", "courseid", "at", "week_known", F.explode("dates").alias("date")).select(
+        "user_key", "courseid", F.inline(F.concat(F.array_compact(F.array(*gains)), last))
     )
 
 
@@ -602,7 +671,6 @@ def _accumulate(weekly: DataFrame, calendar: DataFrame) -> DataFrame:
     student = Window.partitionBy("user_key", "courseid").orderBy("week")
     so_far = student.rowsBetween(Window.unboundedPreceding, Window.currentRow)
     two_weeks = student.rangeBetween(-1, 0)
-    of_last_due = Window.partitionBy("user_key", "courseid", "last_due_week").orderBy("week")
     return (
         weekly.join(F.broadcast(calendar), ["courseid", "week"], "inner")
         .withColumns(of_student)
@@ -614,8 +682,7 @@ def _accumulate(weekly: DataFrame, calendar: DataFrame) -> DataFrame:
             "enrolled",
             "due",
             "last_due",
-            "last_due_week",
-            "last_due_handed_in",
+            F.coalesce("last_due_handed_in", F.lit(0)).alias("last_due_handed_in"),
             *[F.coalesce(F.sum(name).over(so_far), F.lit(0)).alias(name) for name in _SUMS],
             F.coalesce(F.sum("events").over(two_weeks), F.lit(0)).alias("events_2w"),
             F.coalesce(F.sum("active_days").over(two_weeks), F.lit(0)).alias("active_days_2w"),
@@ -623,7 +690,6 @@ def _accumulate(weekly: DataFrame, calendar: DataFrame) -> DataFrame:
             F.max("last_submission").over(so_far).alias("last_submission"),
             F.last("grade_last", ignorenulls=True).over(so_far).alias("grade_last"),
         )
-        .withColumn("last_due_handed_in", F.coalesce(F.sum("last_due_handed_in").over(of_last_due), F.lit(0)))
         .where("in_spine = 1")
     )
 

@@ -74,6 +74,9 @@ _USER_KEY = Column(
 _COURSEID = _key("courseid", "bigint", "Moodle's number of the course")
 _CMID = _key("cmid", "bigint", "number of the course module")
 _MODNAME = Column("modname", "string", "type of the module: quiz, assign, page, ...")
+_VERSION = _key("version", "int", "number of the state, from 1")
+_VALID_FROM = Column("valid_from", "timestamp", "since when, null for the first that was seen")
+_VALID_TO = _later("valid_to", "timestamp", "until when, null for the newest")
 _RUN_ID = _key("run_id", "string", "run that wrote the row; sorts by time")
 _AS_OF = Column("as_of", "timestamp", "moment that was looked from")
 
@@ -125,6 +128,15 @@ _CURATED = (
         ),
     ),
     Contract(
+        table_names.DIM_COURSE_VERSION, "what of a course Moodle overwrites, from when on and until when",
+        "course and state of it", ("courseid", "version"), "curate",
+        (
+            _COURSEID, _VERSION, Column("start_at", "timestamp", "start, null when not set"),
+            Column("end_at", "timestamp", "end, null when not set"), _key("visible", "boolean", "students see it"),
+            _VALID_FROM, _VALID_TO,
+        ),
+    ),
+    Contract(
         table_names.DIM_RESOURCE, "resources and activities, also those that only the log still knows", "course module",
         ("cmid",), "curate",
         (
@@ -136,6 +148,14 @@ _CURATED = (
             _later("visible", "boolean", "students see it", nullable=False),
             _later("is_deleted", "boolean", "deleted in Moodle", nullable=False),
             _later("deleted_at", "timestamp", "when it was deleted, null when the log does not say"),
+        ),
+    ),
+    Contract(
+        table_names.DIM_RESOURCE_VERSION, "what of a resource Moodle overwrites, from when on and until when",
+        "course module and state of it", ("cmid", "version"), "curate",
+        (
+            _CMID, _VERSION, Column("due_at", "timestamp", "as of dim_resource"),
+            _key("visible", "boolean", "students see it"), _VALID_FROM, _VALID_TO,
         ),
     ),
     Contract(
@@ -208,6 +228,7 @@ _CURATED = (
         (
             _COURSEID, _CMID, _MODNAME, _USER_KEY, _key("attempt", "int", "from 1"),
             _later("submitted_at", "timestamp", "when it was handed in"),
+            _later("known_at", "timestamp", "since when it counts for the student: not before joining the team"),
             _later("due_at", "timestamp", "the student's own date, null when not set"),
             _later("status", "string", "Moodle's state"),
         ),
@@ -217,6 +238,7 @@ _CURATED = (
         "assessment and student", ("cmid", "user_key"), "curate",
         (
             _COURSEID, _CMID, _USER_KEY, _later("due_at", "timestamp", "the student's own date, null for none"),
+            _later("known_at", "timestamp", "since when, null when the log does not say"),
         ),
     ),
 )  # fmt: skip
@@ -412,7 +434,7 @@ RAW_COLUMNS: dict[str, str] = {
     " finalgrade decimal(10,5), excluded bigint, rawgrademin decimal(10,5), rawgrademax decimal(10,5)",
     "groups": "id bigint, courseid bigint",
     "groupings_groups": "groupingid bigint, groupid bigint",
-    "groups_members": "groupid bigint, userid bigint",
+    "groups_members": "groupid bigint, userid bigint, timeadded bigint",
     "assign": "id bigint, course bigint, duedate bigint, teamsubmission int, teamsubmissiongroupingid bigint,"
     " preventsubmissionnotingroup int",
     "assign_overrides": "assignid bigint, groupid bigint, userid bigint, sortorder bigint, duedate bigint",

@@ -2,12 +2,13 @@
 
 A row is known at T when it happened strictly before T. Attributes that came later than the row itself
 (an end of enrolment, a completion) are blanked instead. Every reader of the curated tables that works
-"as of" some moment goes through cut().
+"as of" some moment goes through read().
 """
 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -22,18 +23,48 @@ _RULES: dict[str, tuple[str | None, tuple[str, ...]]] = {
     "user_attribute": (None, ()),
     "enrolment_attribute": (None, ()),
     "dim_course": (None, ()),
+    "dim_course_version": ("valid_from", ("valid_to",)),
     "dim_resource": ("added_at", ("deleted_at",)),
+    "dim_resource_version": ("valid_from", ("valid_to",)),
     "fact_event": ("occurred_at", ()),
     "fact_enrolment": ("enrolled_at", ("unenrolled_at", "suspended_at", "completed_at")),
     "fact_grade": ("graded_at", ()),
     "fact_grade_change": ("changed_at", ()),
     "fact_course_grade": ("graded_at", ()),
-    "fact_submission": ("submitted_at", ()),
-    "due_date_exception": (None, ()),
+    "fact_submission": ("known_at", ()),
+    "due_date_exception": ("known_at", ()),
 }
+# Where it stands what a dimension's overwritten values were, and by which column.
+_VERSIONS = {
+    "dim_course": (table_names.DIM_COURSE_VERSION, "courseid"),
+    "dim_resource": (table_names.DIM_RESOURCE_VERSION, "cmid"),
+}
+# Tables whose rows stay where nobody knows since when they were so.
+_SINCE_EVER = ("dim_", "due_date_exception")
 
 # Courses that start within this many days of the latest start belong to its term.
 TERM_DAYS = 30
+
+
+def read(table: Callable[[str], DataFrame | None], name: str, as_of: dt.datetime | None) -> DataFrame:
+    """Return a curated table as it was at as_of, what Moodle has overwritten since included.
+
+    table: reads one by its name; None for one that does not exist.
+    """
+    df = table(name)
+    if df is None:
+        raise LakehouseError(f"{name} is missing", where="the lake", remedy="run curate first")
+    rows = cut(df, name, as_of)
+    versions, key = _VERSIONS.get(name.rsplit(".", 1)[-1], ("", ""))
+    found = table(versions) if versions and as_of is not None else None
+    if found is None:
+        return rows
+    values = [column for column in found.columns if column not in (key, "version", "valid_from", "valid_to")]
+    then = cut(found, versions, as_of).where("valid_to IS NULL").select(key, F.struct(*values).alias("then"))
+    was = {
+        column: F.when(F.col("then").isNotNull(), F.col(f"then.{column}")).otherwise(F.col(column)) for column in values
+    }
+    return rows.join(then, key, "left").withColumns(was).select(*rows.columns)
 
 
 def cut(df: DataFrame, table: str, as_of: dt.datetime | None) -> DataFrame:
@@ -51,7 +82,7 @@ def cut(df: DataFrame, table: str, as_of: dt.datetime | None) -> DataFrame:
     moment = literal(as_of)
     if known_at is not None:
         known = F.col(known_at) < moment
-        df = df.where(F.col(known_at).isNull() | known if name.startswith("dim_") else known)
+        df = df.where(F.col(known_at).isNull() | known if name.startswith(_SINCE_EVER) else known)
     if name == "dim_resource":  # what is deleted at or after T is still there
         still = F.col("deleted_at") >= moment
         df = df.withColumn("is_deleted", F.col("is_deleted") & ~F.coalesce(still, F.lit(False)))

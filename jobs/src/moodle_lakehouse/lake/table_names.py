@@ -14,6 +14,8 @@ USER_ATTRIBUTE = f"{CATALOG}.curated.user_attribute"
 ENROLMENT_ATTRIBUTE = f"{CATALOG}.curated.enrolment_attribute"
 DIM_COURSE = f"{CATALOG}.curated.dim_course"
 DIM_RESOURCE = f"{CATALOG}.curated.dim_resource"
+DIM_COURSE_VERSION = f"{CATALOG}.curated.dim_course_version"
+DIM_RESOURCE_VERSION = f"{CATALOG}.curated.dim_resource_version"
 FACT_EVENT = f"{CATALOG}.curated.fact_event"
 FACT_ENROLMENT = f"{CATALOG}.curated.fact_enrolment"
 FACT_GRADE = f"{CATALOG}.curated.fact_grade"
@@ -22,7 +24,7 @@ FACT_COURSE_GRADE = f"{CATALOG}.curated.fact_course_grade"
 FACT_SUBMISSION = f"{CATALOG}.curated.fact_submission"
 DUE_DATE_EXCEPTION = f"{CATALOG}.curated.due_date_exception"
 CURATED = (
-    DIM_USER, USER_ATTRIBUTE, ENROLMENT_ATTRIBUTE, DIM_COURSE, DIM_RESOURCE,
+    DIM_USER, USER_ATTRIBUTE, ENROLMENT_ATTRIBUTE, DIM_COURSE, DIM_COURSE_VERSION, DIM_RESOURCE, DIM_RESOURCE_VERSION,
     FACT_EVENT, FACT_ENROLMENT, FACT_GRADE, FACT_GRADE_CHANGE, FACT_COURSE_GRADE, FACT_SUBMISSION,
     DUE_DATE_EXCEPTION,
 )  # fmt: skip

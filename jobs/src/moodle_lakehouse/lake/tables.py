@@ -62,6 +62,18 @@ def local_rows(spark: SparkSession, rows: Sequence[tuple[Any, ...]], schema: Str
     return spark.createDataFrame(found, columns).coalesce(1)
 
 
+def settled(df: DataFrame, most: int = 200_000) -> DataFrame:
+    """Return the rows computed now and held by the driver, so that what is made of them is planned without what they came of.
+
+    For rows of courses, of which there are few. most: with more rows than that the frame is returned as it is.
+    """
+    found = df._jdf.limit(most + 1).collectAsList()
+    if found.size() > most:
+        return df
+    spark = df.sparkSession
+    return DataFrame(spark._jsparkSession.createDataFrame(found, df._jdf.schema()), spark)
+
+
 def read_at(spark: SparkSession, table: str, snapshot: int) -> DataFrame:
     """Return the table as of a snapshot; one that has expired is refused."""
     loaded = load(spark, table)
