@@ -12,6 +12,7 @@ from away import free_port, served
 from moodle_lakehouse.errors import LakehouseError
 from moodle_lakehouse.lake import availability
 from moodle_lakehouse.lake.availability import AwayError, Part, Watch
+from pyspark.sql import SparkSession
 
 
 @pytest.fixture
@@ -88,3 +89,18 @@ def test_error_of_a_part_that_is_away_gets_its_name(parts: list[Part]) -> None:
         raise LakehouseError("known")
     with pytest.raises(RuntimeError, match="a mistake"), Watch(()):
         raise RuntimeError("a mistake")
+
+
+def test_a_run_without_an_executor_is_told(spark: SparkSession) -> None:
+    """In one process there is none besides the driver; while nothing runs none is needed."""
+    assert availability.of_lake(spark) == []
+    assert availability.no_executor(spark) is None
+    slow = spark.range(1).selectExpr("java_method('java.lang.Thread', 'sleep', 4000L)")
+    running = threading.Thread(target=slow.collect)
+    running.start()
+    told = []
+    while running.is_alive():
+        told.append(availability.no_executor(spark))
+        time.sleep(0.1)
+    assert "it gives this run no executor" in told
+    assert availability.no_executor(spark) is None

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from moodle_lakehouse.lake import files, snapshots, table_names, tables, writers
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
 TABLE = table_names.raw("grown")
@@ -71,3 +71,36 @@ def test_a_few_rows_bring_a_column_that_the_table_lacks(lake: SparkSession) -> N
     writers.append_rows(lake, ROWS, SCHEMA, TABLE, run_id="r")
     writers.append_rows(lake, ROWS, SCHEMA, TABLE, run_id="r")  # whose columns stand in another order then
     assert lake.table(TABLE).where("text IS NOT NULL AND share = 0.5").count() == 2
+
+
+def test_rows_held_by_the_driver_are_the_same_rows(spark: SparkSession) -> None:
+    """Whatever their types are, and computed once; too many of them stay where they are."""
+    rows = tables.local_rows(spark, ROWS, SCHEMA).selectExpr("*", "array(named_struct('n', id, 'at', at)) AS nested")
+    held = tables.settled(rows)
+    assert held.schema == rows.schema
+    assert held.collect() == rows.collect()
+    assert "LocalTableScan" in plan(held)
+    moments = tables.settled(spark.range(3).selectExpr("id", "rand() AS value"))
+    assert moments.collect() == moments.collect()
+    assert tables.settled(rows, most=1) is rows
+
+
+def test_a_broadcast_is_bounded(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows are sent to every executor; many are not, whoever joins with them."""
+    threshold = "spark.sql.autoBroadcastJoinThreshold"
+    usual = spark.conf.get(threshold)
+    assert usual == str(tables.BROADCAST_BYTES)
+    many = spark.range(100_000).selectExpr("id", "cast(id AS string) AS name").persist()
+    other = spark.range(10).selectExpr("id", "id AS other")
+    try:
+        assert "BroadcastHashJoin" in plan(other.join(tables.bounded_broadcast(many), "id", "left"))
+        monkeypatch.setattr(tables, "BROADCAST_BYTES", 1000)
+        spark.conf.set(threshold, 1000)  # Spark's own, which a session has from there
+        assert "BroadcastHashJoin" not in plan(other.join(tables.bounded_broadcast(many), "id", "left"))
+    finally:
+        spark.conf.set(threshold, usual)
+        many.unpersist()
+
+
+def plan(df: DataFrame) -> str:
+    return str(df._jdf.queryExecution().executedPlan().toString())

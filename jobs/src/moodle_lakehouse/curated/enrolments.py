@@ -148,7 +148,7 @@ def students(
     return (
         current.join(logged, how="full", on=key)
         .where("is_current or deleted_at is not null")
-        .join(F.broadcast(users.select("userid", "user_key", "is_closed", "closed")), how="inner", on="userid")
+        .join(users.select("userid", "user_key", "is_closed", "closed"), how="inner", on="userid")
         .join(F.broadcast(courses.select("courseid")), how="inner", on="courseid")
         .join(roles, how="left", on=key)
         .where((F.col("userid") > GUEST) & is_student)

@@ -60,8 +60,8 @@ def fact_event(events: DataFrame, users: DataFrame, resources: DataFrame, roles:
     known = resources.select("cmid", F.col("modname").alias("resource_modname"))
     plugin = F.when(F.col("component").startswith("mod_"), F.expr("substring(component, 5)"))
     return (
-        done_by_people.join(F.broadcast(users), how="inner", on="userid")
-        .join(F.broadcast(roles), how="left", on=["userid", "courseid"])
+        done_by_people.join(users, how="inner", on="userid")
+        .join(roles, how="left", on=["userid", "courseid"])
         .join(F.broadcast(known), how="left", on="cmid")
         .select(
             F.col("id").alias("event_id"),

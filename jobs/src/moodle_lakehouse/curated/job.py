@@ -119,7 +119,7 @@ def _write_all(
     """Write every curated table."""
     # Few rows, but of every file of the log: brought together, or each use would be as many tasks as there are files.
     lifecycle = keep(events.lifecycle(raw[LOG], LIFECYCLE_EVENTS).hint("rebalance"))
-    known_users = keep(users.known(raw["user"], pseudonyms))
+    known_users = tables.bounded_broadcast(keep(users.known(raw["user"], pseudonyms)))
     dim_course = keep(courses.dim_course(raw["course"]))
     instances = courses.module_instances(spark, raw, module_names)
     dim_resource = keep(
@@ -129,7 +129,8 @@ def _write_all(
     roles.check_student_roles(raw["role"], student_roles)
     archetypes = roles.course_archetypes(raw["context"], raw["role"], raw["role_assignments"], lifecycle)
     _report_roles(roles.unplaced(archetypes, student_roles))
-    joined = incremental.Joined(known_users, keep(roles.course_roles(archetypes, student_roles)), dim_resource)
+    by_course = tables.bounded_broadcast(keep(roles.course_roles(archetypes, student_roles)))
+    joined = incremental.Joined(known_users, by_course, dim_resource)
     outputs = {
         **_made_of_enrolments(spark, raw, lifecycle, dim_course, joined, keep),
         table_names.DIM_USER: users.dim_user(known_users),

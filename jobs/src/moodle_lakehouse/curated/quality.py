@@ -249,7 +249,7 @@ def _refer(spark: SparkSession, df: DataFrame, reference: Reference) -> tuple[Da
     """Return the rows joined with the dimension, and the condition that is true where it does not hold the value."""
     known = f"known_{reference.column}"
     held = spark.table(reference.dimension).select(F.col(reference.column), F.lit(True).alias(known))
-    joined = df.join(F.broadcast(held), reference.column, "left")
+    joined = df.join(held, reference.column, "left")
     value = F.col(reference.column)
     refers = value.isNotNull() if reference.up_to is None else value > reference.up_to
     return joined, refers & F.col(known).isNull()

@@ -49,7 +49,7 @@ def user_attribute(data: DataFrame, fields: DataFrame, users: DataFrame, wanted:
     return (
         data.where("data is not null and data != ''")
         .join(F.broadcast(chosen.select(F.col("id").alias("fieldid"), "shortname")), how="inner", on="fieldid")
-        .join(F.broadcast(users), how="inner", on="userid")
+        .join(users, how="inner", on="userid")
         .groupBy("user_key", F.col("shortname").alias("field"))
         .agg(F.max("data").alias("value"))
     )
@@ -80,7 +80,7 @@ def enrolment_attribute(
         )
     )
     stacked = (
-        plugin.join(F.broadcast(users), how="inner", on="userid")
+        plugin.join(users, how="inner", on="userid")
         .select("user_key", "courseid", attributes.alias("one"))
         .groupBy("user_key", "courseid", F.col("one.attribute").alias("attribute"))
         .agg(F.max("one.value").alias("value"))

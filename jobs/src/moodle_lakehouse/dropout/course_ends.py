@@ -24,6 +24,7 @@ def with_ends(courses: DataFrame, events: DataFrame, as_of: dt.datetime | None) 
     Grain: course; columns as of dim_course. An end that is not after the start counts as none. courses and events must be
     cut at as_of. One small job runs at once, and one over the events where there are courses that need them.
     """
+    courses = tables.settled(courses)
     end, start = F.unix_timestamp("end_at"), F.unix_timestamp("start_at")
     is_dated = F.coalesce(end > start, F.lit(False))
     dated = courses.where(is_dated).select("categoryid", start.alias("other_start"), end.alias("other_end"))

@@ -129,6 +129,7 @@ class Sources:
     profile: DataFrame | None = None
     profile_names: tuple[str, ...] = ()
     course_code: str = COURSE_CODE
+    pass_share: float = 0.5
 
 
 def run(spark: SparkSession, config: Config, as_of: dt.datetime | None) -> None:
@@ -159,7 +160,10 @@ def read(
 
 def stamp(analytics: AnalyticsConfig, as_of: dt.datetime | None, at: Mapping[str, int]) -> str:
     """Return what features are made of: the snapshots of their sources, the moment and the configured attributes."""
-    own = (analytics.enrolment_attributes, analytics.demographics, analytics.profile_fields, analytics.course_code)
+    own = (
+        analytics.enrolment_attributes, analytics.demographics, analytics.profile_fields, analytics.course_code,
+        analytics.pass_share,
+    )  # fmt: skip
     return input_fingerprint.stamp(at, input_fingerprint.moment(as_of), own)
 
 
@@ -196,6 +200,7 @@ def sources(
         profile=profile,
         profile_names=tuple(analytics.profile_fields),
         course_code=analytics.course_code or COURSE_CODE,
+        pass_share=analytics.pass_share,
     )
 
 
@@ -214,7 +219,7 @@ def build(src: Sources, as_of: dt.datetime | None) -> DataFrame:
     weeks = courses.select("courseid", F.explode(F.sequence(F.lit(0), F.col("last_week"))).alias("week"))
     calendars = _calendars(src, courses, weeks)
     graded = _in_run(src.grades, "changed_at", courses)
-    ended = history.outcomes(src.enrolments, src.courses)
+    ended = history.outcomes(src.enrolments, src.courses, src.totals, src.pass_share)
     earlier = history.of_students(ended, graded.where(~F.col("is_extra_credit")), src.enrolments, courses)
     assessed = _assessed(src, graded, courses, calendars)
     stacked = functools.reduce(

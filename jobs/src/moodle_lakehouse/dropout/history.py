@@ -1,7 +1,7 @@
 """Count what earlier courses tell, as it was known in each week: a student's own, and earlier runs of the same course.
 
 A course is over when its end has passed and somebody has completed it: where nobody ever does, completion is not
-tracked and its outcomes say nothing. An outcome counts from when it was known; who completes later than the
+tracked, and to have passed the course's total counts instead. An outcome counts from when it was known; who completes later than the
 course's end counts as not having completed until then. Outcomes are told as log odds against those of all courses
 over by then, drawn towards them where there are few, so that 0 is a student, or a course, of which nothing is known.
 """
@@ -25,12 +25,15 @@ COUNTED = {"non_completion": "failed", "withdrawal": "left"}
 PAST_SUMS = ("past_courses", "past_completed", "past_left", "past_graded", "past_grade", "past_grade_gap")
 
 
-def outcomes(enrolments: DataFrame, courses: DataFrame) -> DataFrame:
+def outcomes(enrolments: DataFrame, courses: DataFrame, totals: DataFrame, pass_share: float) -> DataFrame:
     """Return the outcomes of courses that end. Grain (user_key, courseid).
 
     known: when the course is over for the student, completed: when they completed it, null for never (epoch seconds);
-    left: 1 who left before the end, else 0. enrolments and courses: fact_enrolment and dim_course.
+    left: 1 who left before the end, else 0. enrolments, courses, totals: fact_enrolment, dim_course and fact_course_grade;
+    pass_share: what passes a total that has no grade to pass.
     """
+    is_passed = F.col("fraction") >= F.coalesce("pass_fraction", F.lit(pass_share))
+    passed = totals.where(is_passed).select("user_key", "courseid", F.unix_timestamp("graded_at").alias("passed"))
     end = F.unix_timestamp("end_at")
     dated = courses.where(F.col("end_at") > F.col("start_at")).select("courseid", end.alias("ends"))
     inside = (
@@ -45,9 +48,21 @@ def outcomes(enrolments: DataFrame, courses: DataFrame) -> DataFrame:
             F.coalesce(F.unix_timestamp("unenrolled_at") < F.col("ends"), F.lit(False)).cast("int").alias("left"),
         )
     )
-    first = inside.groupBy("courseid").agg(F.min("completed").alias("first")).where("first IS NOT NULL")
-    return inside.join(F.broadcast(first), "courseid", "inner").select(
-        "user_key", "courseid", F.greatest("ends", "first", "enrolled").alias("known"), "completed", "left"
+    counted = inside.join(passed, ["user_key", "courseid"], "left").withColumn(
+        "passed", F.when(F.col("left") == 0, F.col("passed"))
+    )
+    first = (
+        counted.groupBy("courseid")
+        .agg(F.min("completed").alias("first_completed"), F.min("passed").alias("first_passed"))
+        .withColumn("first", F.coalesce("first_completed", "first_passed"))
+        .where("first IS NOT NULL")
+    )
+    return counted.join(F.broadcast(first), "courseid", "inner").select(
+        "user_key",
+        "courseid",
+        F.greatest("ends", "first", "enrolled").alias("known"),
+        F.when(F.col("first_completed").isNotNull(), F.col("completed")).otherwise(F.col("passed")).alias("completed"),
+        "left",
     )
 
 

@@ -1,4 +1,4 @@
-"""Name the part of the lakehouse that is away (store, catalog, source), wait for it a bounded time, and go on.
+"""Name the part of the lakehouse that is away (store, catalog, cluster, source), wait for it a bounded time, and go on.
 
 Iceberg, the store's client and Spark try again by themselves, silently and for minutes, and what they raise in the end
 names a host at best. So one thread asks each part every few seconds whether it answers, says so on the console when one
@@ -51,8 +51,25 @@ class AwayError(LakehouseError):
 
 
 def of_lake(spark: SparkSession) -> list[Part]:
-    """Return the catalog and the store of a session's lake, as far as they are services."""
-    return parts_of(lambda name: spark.conf.get(f"spark.sql.catalog.{table_names.CATALOG}.{name}", None))
+    """Return the catalog and the store of a session's lake, and its cluster, as far as they are services."""
+    found = parts_of(lambda name: spark.conf.get(f"spark.sql.catalog.{table_names.CATALOG}.{name}", None))
+    master = spark.sparkContext.master
+    if master.startswith("spark://"):
+        remedy = (
+            "see that the master and the workers run (docker compose ps) and that no other application has all of their"
+            " cores (the master's page, /spark/)"
+        )
+        found.append(Part("Spark's cluster", master, remedy, partial(no_executor, spark)))
+    return found
+
+
+def no_executor(spark: SparkSession) -> str | None:
+    """Return that something runs in Spark for which there is no executor; None where there is one, or nothing runs."""
+    context = spark.sparkContext
+    if not context.statusTracker().getActiveJobsIds():
+        return None  # those that have nothing to do end, and come back with the next job
+    executors = context._jsc.sc().getExecutorMemoryStatus().size() - 1  # the driver is one
+    return "it gives this run no executor" if executors < 1 else None
 
 
 def parts_of(setting: Callable[[str], str | None]) -> list[Part]:

@@ -24,7 +24,7 @@ from pyspark.sql import SparkSession
 import moodle_lakehouse
 from moodle_lakehouse.config import Config
 from moodle_lakehouse.errors import ConfigError, LakehouseError
-from moodle_lakehouse.lake import py4j_cache, table_names
+from moodle_lakehouse.lake import py4j_cache, table_names, tables
 
 TEST_JARS_VARIABLE = "LAKEHOUSE_TEST_JARS"
 
@@ -35,6 +35,7 @@ _DEFAULTS = {
     "spark.sql.execution.arrow.pyspark.fallback.enabled": "false",
     "spark.executorEnv.TZ": "UTC",
     "spark.ui.showConsoleProgress": "false",
+    "spark.sql.autoBroadcastJoinThreshold": str(tables.BROADCAST_BYTES),
     # Else ${...} in the name of somebody's table is replaced by a setting, and a message tells its value.
     "spark.sql.variable.substitute": "false",
     # What the event log and the environment page hide, of settings whose name or value says that they are secrets.

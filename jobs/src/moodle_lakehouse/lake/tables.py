@@ -8,6 +8,7 @@ from typing import Any
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.types import StructType, _parse_datatype_string
 
 from moodle_lakehouse.errors import LakehouseError, reason
@@ -72,6 +73,17 @@ def settled(df: DataFrame, most: int = 200_000) -> DataFrame:
         return df
     spark = df.sparkSession
     return DataFrame(spark._jsparkSession.createDataFrame(found, df._jdf.schema()), spark)
+
+
+# What a broadcast may take of each driver and executor by Spark's own count; in a join it takes some times that.
+BROADCAST_BYTES = 16 * 1024 * 1024
+
+
+def bounded_broadcast(df: DataFrame) -> DataFrame:
+    """Return a persisted frame, marked for broadcast where its rows, computed now, are few enough for it."""
+    df.count()
+    size = df._jdf.queryExecution().withCachedData().stats().sizeInBytes()
+    return F.broadcast(df) if int(size) <= BROADCAST_BYTES else df
 
 
 def read_at(spark: SparkSession, table: str, snapshot: int) -> DataFrame:
