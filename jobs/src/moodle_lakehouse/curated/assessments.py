@@ -36,18 +36,10 @@ def fact_grade(
     weighted_items(); submitted_at timestamp, null when not known; graded_at timestamp, when it was last set. UTC.
     Source: grade_grades, grade_grades_history, weighted_items(), dim_resource, enrolments.students().
     """
-    places = resources.where("not is_deleted").select(
-        "cmid", F.col("modname").alias("itemmodule"), F.col("instance").alias("iteminstance")
-    )
-    return (
-        _final_grades(grades, history, items)
-        .join(F.broadcast(places), how="left", on=["itemmodule", "iteminstance"])
-        .join(students.select("userid", "courseid", "user_key"), how="inner", on=["userid", "courseid"])
-        .select(
-            "itemid", "courseid", "cmid", F.col("itemmodule").alias("modname"), "user_key",
-            "fraction", "weight", "is_extra_credit",
-            to_timestamp("submitted").alias("submitted_at"), to_timestamp("graded").alias("graded_at"),
-        )
+    return _placed(_final_grades(grades, history, items), resources, students).select(
+        "itemid", "courseid", "cmid", F.col("itemmodule").alias("modname"), "user_key",
+        "fraction", "weight", "is_extra_credit",
+        to_timestamp("submitted").alias("submitted_at"), to_timestamp("graded").alias("graded_at"),
     )  # fmt: skip
 
 
@@ -82,9 +74,6 @@ def fact_grade_change(
     )  # fmt: skip
     in_order = Window.partitionBy("itemid", "userid").orderBy("is_last", "changed", "id")
     at_once = Window.partitionBy("itemid", "userid", "at").orderBy(F.desc("is_last"), F.desc("id"))
-    places = resources.where("not is_deleted").select(
-        "cmid", F.col("modname").alias("itemmodule"), F.col("instance").alias("iteminstance")
-    )
     fraction = _fraction("value")
     is_other = ~F.col("fraction").eqNullSafe(F.lag("fraction").over(in_order))
     known = (
@@ -97,14 +86,22 @@ def fact_grade_change(
         .where("is_other")
         .withColumn("place", F.row_number().over(at_once))
         .where("place = 1")
-        .join(F.broadcast(places), how="left", on=["itemmodule", "iteminstance"])
-        .join(students.select("userid", "courseid", "user_key"), how="inner", on=["userid", "courseid"])
-        .select(
-            "itemid", "courseid", "cmid", F.col("itemmodule").alias("modname"), "user_key",
-            to_timestamp("at").alias("changed_at"), "fraction", "weight", "is_extra_credit",
-        )
+    )
+    placed = _placed(known, resources, students).select(
+        "itemid", "courseid", "cmid", F.col("itemmodule").alias("modname"), "user_key",
+        to_timestamp("at").alias("changed_at"), "fraction", "weight", "is_extra_credit",
     )  # fmt: skip
-    return _with_forgotten(known, earlier)
+    return _with_forgotten(placed, earlier)
+
+
+def _placed(grades: DataFrame, resources: DataFrame, students: DataFrame) -> DataFrame:
+    """Return the rows of students, with their pseudonym and the course module of the grade item, null for a manual one."""
+    places = resources.where("not is_deleted").select(
+        "cmid", F.col("modname").alias("itemmodule"), F.col("instance").alias("iteminstance")
+    )
+    return grades.join(F.broadcast(places), how="left", on=["itemmodule", "iteminstance"]).join(
+        students.select("userid", "courseid", "user_key"), how="inner", on=["userid", "courseid"]
+    )
 
 
 def _with_forgotten(known: DataFrame, earlier: DataFrame) -> DataFrame:

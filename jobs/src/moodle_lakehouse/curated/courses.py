@@ -46,22 +46,9 @@ def dim_course(course: DataFrame) -> DataFrame:
     )
 
 
-def course_changes(lifecycle: DataFrame) -> DataFrame:
-    """Return when a course's settings were last changed: courseid, changed. Source: log event course_updated."""
-    return (
-        lifecycle.where(F.col("eventname") == COURSE_UPDATED)
-        .groupBy("courseid")
-        .agg(F.max("timecreated").alias("changed"))
-    )
-
-
-def resource_changes(lifecycle: DataFrame) -> DataFrame:
-    """Return when a resource's settings were last changed: cmid, changed. Source: log event course_module_updated."""
-    return (
-        lifecycle.where(F.col("eventname") == MODULE_UPDATED)
-        .groupBy(F.col("contextinstanceid").alias("cmid"))
-        .agg(F.max("timecreated").alias("changed"))
-    )
+def changes(lifecycle: DataFrame, eventname: str, key: Column) -> DataFrame:
+    """Return when the settings of each course or resource were last changed, by the log: its id (key) and changed, seconds since 1970."""
+    return lifecycle.where(F.col("eventname") == eventname).groupBy(key).agg(F.max("timecreated").alias("changed"))
 
 
 def duplicates(course_modules: DataFrame) -> DataFrame:

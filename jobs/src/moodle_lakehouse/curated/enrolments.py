@@ -7,6 +7,7 @@ import datetime as dt
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from moodle_lakehouse.curated.activity import DAY
 from moodle_lakehouse.curated.raw_tables import to_timestamp
 from moodle_lakehouse.curated.roles import NO_END, OTHER, STAFF, STUDENT
 from moodle_lakehouse.curated.users import GUEST
@@ -16,7 +17,6 @@ ENROLMENT_CREATED = r"\core\event\user_enrolment_created"
 ENROLMENT_UPDATED = r"\core\event\user_enrolment_updated"
 ENROLMENT_DELETED = r"\core\event\user_enrolment_deleted"
 LIFECYCLE_EVENTS = (ENROLMENT_CREATED, ENROLMENT_UPDATED, ENROLMENT_DELETED)
-DAY = 86400  # seconds: within it a role still comes with its enrolment
 UNTIL_2038 = 2147483647  # what old versions of Moodle wrote for "no end"
 
 
@@ -142,6 +142,7 @@ def students(
     )
     role_start = F.col(f"{STUDENT}.since")
     was_other = F.least(f"{STAFF}.since", f"{OTHER}.since") < role_start
+    # Within a day a role still comes with its enrolment.
     became_student = F.when(was_other & (role_start > F.col("row_created") + DAY), role_start)
     suspended = F.when(F.col("is_row_suspended"), F.greatest("suspended", "last_updated")).otherwise(F.col("suspended"))
     is_suspended = is_current & (F.coalesce("is_suspended", F.lit(False)) | F.col("is_closed"))

@@ -138,13 +138,13 @@ def _write_all(
         table_names.DIM_RESOURCE: dim_resource,
         table_names.DIM_COURSE_VERSION: versions.versions(
             dim_course,
-            courses.course_changes(lifecycle),
+            courses.changes(lifecycle, courses.COURSE_UPDATED, F.col("courseid")),
             table_names.DIM_COURSE_VERSION,
             *_until_now(spark, table_names.DIM_COURSE_VERSION),
         ),
         table_names.DIM_RESOURCE_VERSION: versions.versions(
             dim_resource,
-            courses.resource_changes(lifecycle),
+            courses.changes(lifecycle, courses.MODULE_UPDATED, F.col("contextinstanceid").alias("cmid")),
             table_names.DIM_RESOURCE_VERSION,
             *_until_now(spark, table_names.DIM_RESOURCE_VERSION),
         ),
