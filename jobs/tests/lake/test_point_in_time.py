@@ -112,6 +112,13 @@ def test_no_moment_means_no_cut_and_unknown_tables_are_refused(spark: SparkSessi
         point_in_time.cut(df, "fact_else", None)
 
 
+def test_table_of_an_earlier_release_is_named(spark: SparkSession) -> None:
+    before = spark.createDataFrame([(1, 2)], "userid int, cmid int")
+    with pytest.raises(LakehouseError, match=r"fact_submission .*known_at") as refused:
+        point_in_time.cut(before, "lakehouse.curated.fact_submission", day(10))
+    assert "run curate" in str(refused.value)
+
+
 def test_mid_term_is_halfway_through_the_latest_term(lake: SparkSession) -> None:
     def course(number: int, start: dt.datetime | None, end: dt.datetime | None) -> tuple[object, ...]:
         return (number, start, end)

@@ -79,6 +79,13 @@ def cut(df: DataFrame, table: str, as_of: dt.datetime | None) -> DataFrame:
     if as_of is None:
         return df
     known_at, later = _RULES[name]
+    missing = {*filter(None, [known_at]), *later} - {*df.columns}
+    if missing:
+        raise LakehouseError(
+            f"{name} does not say what was known when: it has no {', '.join(sorted(missing))}",
+            where=f"{table}, as an earlier release wrote it",
+            remedy="run curate, then the job again; a run from before cannot be reproduced by this release",
+        )
     moment = literal(as_of)
     if known_at is not None:
         known = F.col(known_at) < moment
