@@ -114,7 +114,7 @@ def test_jobs(suite: str, images: dict[str, str], databases: list[str], tls: Pat
         "--color=no",
         *SUITES[suite],
     ]
-    output = runner(f"jobs-{suite}", command, timeout=2700, milestones=r"\[ *\d+%\]|^(FAILED|ERROR|SKIPPED)|^=+ .* in ")
+    output = runner(f"jobs-{suite}", command, timeout=3600, milestones=r"\[ *\d+%\]|^(FAILED|ERROR|SKIPPED)|^=+ .* in ")
     summary = output.splitlines()[-1]
     assert "passed" in summary, summary
     assert "failed" not in summary, summary

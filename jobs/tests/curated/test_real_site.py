@@ -5,7 +5,7 @@ Every expected value is asked of the source itself, in SQL.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,11 @@ def site(server: Server, test_data: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def curated(spark: SparkSession, site: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, DataFrame]:
+def curated(
+    emptied: Callable[[], SparkSession], site: Server, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, DataFrame]:
     """Every curated table by its name, cached, so that later tests may empty the lake."""
+    spark = emptied()
     folder = tmp_path_factory.mktemp("settings")
     settings = config.parse(config_document(folder), "test")
     (folder / "password").write_text(site.password)

@@ -337,6 +337,7 @@ def test_the_card_in_short_is_what_mlflow_shows_first(site: Site) -> None:
     assert "**It predicts** non_completion: not completing the course" in text
     assert "**It learnt from** 4 courses with " in text
     assert "- It knows courses like these: 2 courses that started " in text
+    assert "- What Moodle overwrites " in text
     assert "- Demographic attributes are not used." in text
     head, rule, *rows = [
         [cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines() if line[:1] == "|"

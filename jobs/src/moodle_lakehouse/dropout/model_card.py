@@ -21,6 +21,11 @@ from moodle_lakehouse.lake import contracts, job_runs, point_in_time, table_name
 DOCUMENT = "model_card.json"
 # The weeks in which groups are compared and which the summary shows
 WEEKS = (0, 4, 8, 12, 16, 20)
+# What no table can tell, whatever the site
+OVERWRITTEN = (
+    "What Moodle overwrites (dates, visibility, own due dates, grades without a history) is known since the lake first read it:"
+    " older weeks have it as it stood then"
+)
 # The most lines that a list of the summary has
 MAX_ITEMS = 6
 
@@ -43,6 +48,7 @@ def trained(
         "protocol": {
             "label": f"{model.spec.label}: {labels.NAMES[model.spec.label]}",
             "rows": "an enrolment at the end of each week, of those still enrolled then; features from strictly before",
+            "overwritten": OVERWRITTEN,
             "split": f"measured on {measured['held_out']}",
             "calibration": f"{blend.METHOD}, "
             + ("of one term after another" if dataset.holdout(courses).latest_term else "of one course after another"),
@@ -191,6 +197,7 @@ def markdown(card: dict[str, Any], link: str) -> str:
     limits = [
         f"It knows courses like these: {window['terms']}.",
         f"Demographic attributes are {protocol['demographics']}.",
+        f"{OVERWRITTEN}.",
         "A probability is a reason to look at somebody, not a verdict; of who is listed, some will make it.",
         *card.get("refusals", []),
     ]
